@@ -13,6 +13,8 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Error, Page, expect, sync_playwright
 
+from luthier.testing.servers import BEFORE_STOP
+
 ROOT = Path(__file__).resolve().parents[2]
 AXE = ROOT / "frontend" / "node_modules" / "axe-core" / "axe.min.js"
 WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -62,7 +64,10 @@ def chromium() -> Iterator[Browser]:
 
 @pytest.fixture
 def make_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
-    """Makes a page of its own browser context; the test fails where a page writes an error into its console."""
+    """Makes a page of its own browser context; the test fails where a page writes an error into its console.
+
+    Pages are closed before their server is stopped: one that is still loading would find nobody and write an error.
+    """
     contexts: list[BrowserContext] = []
     errors: list[str] = []
 
@@ -76,10 +81,15 @@ def make_page(chromium: Browser) -> Iterator[Callable[..., Page]]:
         page.on("pageerror", lambda error: errors.append(str(error)))
         return page
 
+    def close() -> None:
+        while contexts:
+            contexts.pop().close()
+
     make.errors = errors  # type: ignore[attr-defined]
+    BEFORE_STOP.append(close)
     yield make
-    for context in contexts:
-        context.close()
+    BEFORE_STOP.remove(close)
+    close()
     assert errors == [], "the console stays empty"
 
 

@@ -45,6 +45,14 @@ def wait_for(seen: Callable[[], bool], seconds: float = 120.0) -> None:
 
 _STOP_SECONDS = 100.0
 
+BEFORE_STOP: list[Callable[[], None]] = []
+"""Called before a running server is stopped: clients that send requests by themselves, as pages do, leave first."""
+
+
+def _leave() -> None:
+    for leave in BEFORE_STOP:
+        leave()
+
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
@@ -120,6 +128,7 @@ def running_server(
         yield server
     finally:
         if process.poll() is None:
+            _leave()
             server.stop()
         process.stdout.close()
 
@@ -192,6 +201,7 @@ def app_server(app: FastAPI, context: Context) -> Iterator[str]:
                 raise RuntimeError("the app did not start: the thread that serves it has ended")
             yield listener.url
         finally:
+            _leave()
             server.should_exit = True
             thread.join(_STOP_SECONDS)
 
