@@ -168,6 +168,7 @@ def _of_openai(home: Context, model: str) -> tuple[dict[str, str], dict[str, str
     ids = {
         "completion_id": "chatcmpl-1",
         "response_id": "resp_1",
+        "conversation_id": "conv_1",
         "batch_id": batch.batch.batch_id,
         "eval_id": one.eval_id,
     }
@@ -190,6 +191,15 @@ def _store_response(home: Context, model: str) -> None:
             document=document,
         )
     )  # fmt: skip
+
+
+def _add_conversation(home: Context) -> None:
+    """A conversation with one item."""
+    from luthier.features.traffic.conversation_store import Conversation
+
+    item = {"id": "msg_0", "type": "message", "role": "user", "content": [{"type": "input_text", "text": QUOTED}]}
+    one = Conversation(conversation_id="conv_1", project_id="default", labels={"use": QUOTED})
+    home.conversations.add(one, [item | {"status": "completed"}])
 
 
 def _of_tinker(home: Context) -> dict[str, str]:
