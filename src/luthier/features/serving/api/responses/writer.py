@@ -257,49 +257,45 @@ class ResponseObjectWriter:
     def _document(self, status: str, answer: Answer | None) -> dict[str, Any]:
         body = self._body
         reasoning = body.reasoning
-        return (
-            {
-                "id": self.id,
-                "object": "response",
-                "created_at": self._created_at,
-                "status": status,
-                "background": False,
-                "completed_at": None,
-                "error": None,
-                "incomplete_details": None,
-                "instructions": body.instructions,
-                "max_output_tokens": body.max_output_tokens,
-                "max_tool_calls": body.max_tool_calls,
-                "model": body.model,
-                "output": list(self._output.items),
-                "parallel_tool_calls": body.parallel_tool_calls is not False,
-                "previous_response_id": body.previous_response_id,
-                "prompt_cache_key": body.prompt_cache_key,
-                "reasoning": {
-                    "effort": None if reasoning is None else reasoning.effort,
-                    "summary": None if reasoning is None else reasoning.summary or reasoning.generate_summary,
-                },
-                "safety_identifier": body.safety_identifier,
-                "service_tier": "default",
-                "store": self._is_stored,
-                "temperature": 1.0 if body.temperature is None else body.temperature,
-                "text": {"format": _format(body)},
-                "tool_choice": _choice(body),
-                "tools": [
-                    {"type": "function", "name": tool.name, "description": tool.description}
-                    | {"parameters": tool.parameters, "strict": tool.strict}
-                    for tool in body.tools or ()
-                ],
-                "top_logprobs": body.top_logprobs or 0,
-                "top_p": 1.0 if body.top_p is None else body.top_p,
-                "truncation": body.truncation or "disabled",
-                "usage": None if answer is None else usage_of(answer),
-                "user": body.user,
-                "metadata": body.metadata or {},
-            }
-            | _dropped(body, answer)
-            | _conversation(body)
-        )
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self._created_at,
+            "status": status,
+            "background": False,
+            "completed_at": None,
+            "error": None,
+            "incomplete_details": None,
+            "instructions": body.instructions,
+            "max_output_tokens": body.max_output_tokens,
+            "max_tool_calls": body.max_tool_calls,
+            "model": body.model,
+            "output": list(self._output.items),
+            "parallel_tool_calls": body.parallel_tool_calls is not False,
+            "previous_response_id": body.previous_response_id,
+            "prompt_cache_key": body.prompt_cache_key,
+            "reasoning": {
+                "effort": None if reasoning is None else reasoning.effort,
+                "summary": None if reasoning is None else reasoning.summary or reasoning.generate_summary,
+            },
+            "safety_identifier": body.safety_identifier,
+            "service_tier": "default",
+            "store": self._is_stored,
+            "temperature": 1.0 if body.temperature is None else body.temperature,
+            "text": {"format": _format(body)},
+            "tool_choice": _choice(body),
+            "tools": [
+                {"type": "function", "name": tool.name, "description": tool.description}
+                | {"parameters": tool.parameters, "strict": tool.strict}
+                for tool in body.tools or ()
+            ],
+            "top_logprobs": body.top_logprobs or 0,
+            "top_p": 1.0 if body.top_p is None else body.top_p,
+            "truncation": body.truncation or "disabled",
+            "usage": None if answer is None else usage_of(answer),
+            "user": body.user,
+            "metadata": body.metadata or {},
+        } | _where_asked(body, answer)
 
 
 def usage_of(answer: Answer) -> dict[str, Any]:
@@ -313,15 +309,18 @@ def usage_of(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _conversation(body: ResponseBody) -> dict[str, Any]:
-    """The conversation that the response is created in, where there is one."""
-    return {} if body.conversation_id is None else {"conversation": {"id": body.conversation_id}}
+def _where_asked(body: ResponseBody, answer: Answer | None) -> dict[str, Any]:
+    """Fields that only some requests ask for.
 
-
-def _dropped(body: ResponseBody, answer: Answer | None) -> dict[str, Any]:
-    """With `truncation: auto`, how many messages were left out of the conversation: a field of our own."""
-    is_known = answer is not None and body.truncation == "auto"
-    return {"num_dropped_messages": answer.num_dropped} if is_known and answer is not None else {}
+    With `truncation: auto`, how many messages were left out of the conversation: a field of our own. And the
+    conversation that the response is created in.
+    """
+    found: dict[str, Any] = {}
+    if answer is not None and body.truncation == "auto":
+        found["num_dropped_messages"] = answer.num_dropped
+    if body.conversation_id is not None:
+        found["conversation"] = {"id": body.conversation_id}
+    return found
 
 
 def _format(body: ResponseBody) -> dict[str, Any]:
