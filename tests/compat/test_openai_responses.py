@@ -121,9 +121,7 @@ def test_an_agent_hands_over_to_another_one(agents: Any, streams: bool) -> None:
 def test_a_conversation_is_kept_by_the_server(client: openai.OpenAI) -> None:
     made = client.conversations.create(metadata={"use": "compat"})
     first = client.responses.create(model="tiny", input="Which wood?", conversation=made.id, max_output_tokens=6)
-    with client.responses.stream(
-        model="tiny", input="And the back?", conversation=made.id, max_output_tokens=6
-    ) as stream:
+    with client.responses.stream(model="tiny", input="And the back?", conversation=made.id, text_format=Wood) as stream:
         second = stream.get_final_response()
     assert first.conversation is not None
     assert second.conversation is not None
@@ -179,8 +177,7 @@ def test_an_agent_continues_a_conversation_of_the_server(agents: Any, client: op
 
     async def run() -> None:
         async with openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0) as made:
-            settings = package.ModelSettings(max_tokens=6)
-            agent = package.Agent(name="maker", model=model_of(made), model_settings=settings)
+            agent = package.Agent(name="maker", model=model_of(made), output_type=Wood)
             for question in ("Which wood?", "And the back?"):
                 await package.Runner.run(agent, question, conversation_id=kept.id)
 
