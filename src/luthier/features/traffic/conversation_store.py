@@ -122,7 +122,7 @@ class ConversationStore(Store):
         """Replace its metadata.
 
         Raises:
-            ConversationMissingError: As of `get`.
+            ConversationMissingError: The project has no such conversation, or it has expired.
         """
         with self._write() as connection:
             found = self._found(connection, project_id, conversation_id, newest_seconds)
@@ -151,7 +151,7 @@ class ConversationStore(Store):
             newest_seconds: As of `get`.
 
         Raises:
-            ConversationMissingError: As of `get`.
+            ConversationMissingError: The project has no such conversation, or it has expired.
             ConversationLockedError: Another request has locked it.
         """
         with self._write() as connection:
@@ -187,7 +187,7 @@ class ConversationStore(Store):
             digest: The end user; empty for none.
 
         Raises:
-            ConversationMissingError: As of `get`.
+            ConversationMissingError: The project has no such conversation, or it has expired.
             ConversationLockedError: Another request has locked it, also because this one took too long.
             UnsupportedError: It has an item of such an id already, or as many items as it may.
         """
@@ -209,7 +209,7 @@ class ConversationStore(Store):
         """Delete an item.
 
         Raises:
-            ConversationMissingError: As of `get`.
+            ConversationMissingError: The project has no such conversation, or it has expired.
             ConversationLockedError: A request is writing in the conversation.
             ItemMissingError: It has no such item.
         """

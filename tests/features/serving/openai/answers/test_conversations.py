@@ -191,13 +191,15 @@ def test_responses_are_written_behind_the_items_of_a_conversation(client: openai
 
 def test_a_stream_is_added_when_it_is_whole(client: openai.OpenAI, ask: Ask) -> None:
     made = client.conversations.create()
-    final: list[Any] = []
+    final, added = [], []
     for event in ask(conversation=made.id, stream=True):
         if event.type in ("response.completed", "response.incomplete"):
+            # While it reads the last event: a client may then send the next request.
+            added += texts(client, made.id)
             final.append(event.response)
-            # Before its last event: a client that has read it may send the next request.
-            assert texts(client, made.id) == ["Which wood?", event.response.output_text]
-    assert final[0].conversation.id == made.id
+    (whole,) = final
+    assert whole.conversation.id == made.id
+    assert added == ["Which wood?", whole.output_text]
     # A client that leaves adds nothing and lets others in.
     stream = ask("And the front?", conversation=made.id, stream=True, max_output_tokens=200)
     next(iter(stream))

@@ -345,14 +345,14 @@ def messages_of(
     if len(items) > MAX_ITEMS:
         message = f"{len(items):,} items with those before the request; expected: at most {MAX_ITEMS:,} in all"
         raise ApiError(400, message, param="input", code="invalid_value")
-    places = _Places(num_before, before)
-    _check_calls(items, places)
+    item_path = _ItemPath(num_before, before)
+    _check_calls(items, item_path)
     found = [Message(role="system", content=instructions)] if instructions is not None else []
     turn: Message | None = None
     for place, item in enumerate(items):
         # An earlier answer may have ended within its thought.
         if isinstance(item, ReasoningItem) and place >= num_before:
-            _check_followed(items, place, places)
+            _check_followed(items, place, item_path)
         if turn is not None and not _joins(turn, item):
             found.append(turn)
             turn = None
@@ -366,7 +366,7 @@ def messages_of(
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class _ItemPath:
     """Where items are, for errors.
 
     Attributes:
@@ -403,32 +403,34 @@ def _joined(turn: Message, item: Item) -> Message:
     return turn.model_copy(update={"content": item.text})
 
 
-def _check_calls(items: Sequence[Item], places: _Places) -> None:
+def _check_calls(items: Sequence[Item], item_path: _ItemPath) -> None:
     """Each call has a result behind it, and each result its call before it."""
     waiting: dict[str, int] = {}
     seen = set[str]()
     for place, item in enumerate(items):
         if isinstance(item, CallItem):
             if (fault := fault_of_text(item.arguments)) is not None:
-                raise refusal(fault, f"{places.name(place)}.arguments")
+                raise refusal(fault, f"{item_path.name(place)}.arguments")
             if item.call_id in seen:
-                raise _wrong(f"two calls have the call_id {item.call_id!r}", "a new one for each", places.name(place))
+                raise _wrong(
+                    f"two calls have the call_id {item.call_id!r}", "a new one for each", item_path.name(place)
+                )
             seen.add(item.call_id)
             waiting[item.call_id] = place
         elif isinstance(item, CallOutputItem) and waiting.pop(item.call_id, None) is None:
             came = f"No tool call found for function call output with call_id {item.call_id!r}"
-            raise _wrong(came, "one output after the function_call that it answers", places.name(place))
+            raise _wrong(came, "one output after the function_call that it answers", item_path.name(place))
     for call_id in waiting:
         message = f"No tool output found for function call {call_id!r}; expected: a function_call_output item for it"
         raise ApiError(400, message, param="input", code="invalid_value")
 
 
-def _check_followed(items: Sequence[Item], place: int, places: _Places) -> None:
+def _check_followed(items: Sequence[Item], place: int, item_path: _ItemPath) -> None:
     following = items[place + 1] if place + 1 < len(items) else None
     is_assistant = isinstance(following, MessageItem) and following.role == "assistant"
     if not (is_assistant or isinstance(following, CallItem | ReasoningItem)):
         message = "reasoning that nothing follows; expected: a message of the assistant or a call after it"
-        raise ApiError(400, message, param=places.name(place), code="invalid_value")
+        raise ApiError(400, message, param=item_path.name(place), code="invalid_value")
 
 
 def _wrong(came: str, expected: str, place: str) -> ApiError:

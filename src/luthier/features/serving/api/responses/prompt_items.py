@@ -92,7 +92,7 @@ def _in_conversation(context: Context, caller: Caller, body: PromptBody, own: li
         raise ApiError(400, message, param="conversation", code="mutually_exclusive_parameters")
     with conversation_errors("conversation"):
         documents = items_before(context, caller, conversation_id)
-    before = _without_lone_outputs(parsed_items(documents))
+    before = _without_orphan_outputs(parsed_items(documents))
     messages = messages_of(body.instructions, [*before, *own], len(before), before="conversation")
     items = with_ids(item_documents(own))
     known = {document["id"] for document in documents}
@@ -101,7 +101,7 @@ def _in_conversation(context: Context, caller: Caller, body: PromptBody, own: li
     return PreparedResponse(messages, items, [])
 
 
-def _without_lone_outputs(items: Sequence[Item]) -> list[Item]:
+def _without_orphan_outputs(items: Sequence[Item]) -> list[Item]:
     """Without the outputs of calls that are not before them: the calls were deleted, and nobody could go on."""
     found: list[Item] = []
     waiting = set[str]()
