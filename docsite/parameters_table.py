@@ -192,17 +192,19 @@ TABLE: Final[tuple[Row, ...]] = (
     Row("responses", "service_tier", "accepted", "only `auto` and `default`; other tiers are rejected"),
     Row(
         "responses",
-        "access_programs background_options conversation image moderation prompt",
-        "refused",
-        "conversations are continued by `previous_response_id`",
+        "conversation",
+        "supported",
+        "[conversations](#conversations): an id or `{id}`, without `previous_response_id`",
     ),
+    Row("responses", "access_programs background_options image moderation prompt", "refused"),
     Row(
         "response counts",
-        "input model instructions previous_response_id tools tool_choice parallel_tool_calls text reasoning truncation",
+        "input model instructions previous_response_id conversation tools tool_choice parallel_tool_calls text "
+        "reasoning truncation",
         "supported",
         "as of responses; `input` and `model` are required",
     ),
-    Row("response counts", "conversation personality", "refused"),
+    Row("response counts", "personality", "refused"),
     Row("response", "include", "supported", "as of responses"),
     Row(
         "response",
@@ -211,6 +213,11 @@ TABLE: Final[tuple[Row, ...]] = (
         "`false` alone, or left out: a stored response is returned whole",
     ),
     Row("response items list", "after include limit order", "supported"),
+    Row("conversations", "items metadata", "supported", "[conversations](#conversations): to 20 items at a time"),
+    Row("conversation update", "metadata", "supported"),
+    Row("conversation items", "items include", "supported", "1 to 20 items; `include` as of responses"),
+    Row("conversation items list", "after include limit order", "supported"),
+    Row("conversation item", "conversation_id include", "supported"),
     Row(
         "batches",
         "input_file_id endpoint completion_window metadata output_expires_after",

@@ -109,6 +109,7 @@ def fill_home(home: Context, folder: Path, base: Path) -> FullHome:
         "/datasets/jobs/": {"job_id": _failed_import(home, file_id)},
         "/models/": {"name": made.runs[1]},
         "/batches/": {"kind": "input"},
+        "/v1/conversations/": {"item_id": "msg_0"},
         "/evaluations/safety/": {"result_id": safety.result_id, "task": safety.probes[0].name},
         "/pipelines/{pipeline_id}/report": {"pipeline_id": homes.SHOWDOWN_ID},
     }
@@ -136,6 +137,7 @@ def _of_openai(home: Context, model: str) -> tuple[dict[str, str], dict[str, str
         )
     )
     _store_response(home, model)
+    _add_conversation(home)
     line = {"custom_id": "one", "method": "POST", "url": "/v1/chat/completions", "body": asked}
     with files.incoming_file(home) as incoming:
         incoming.write(f"{json.dumps(line)}\n".encode())
@@ -168,6 +170,7 @@ def _of_openai(home: Context, model: str) -> tuple[dict[str, str], dict[str, str
     ids = {
         "completion_id": "chatcmpl-1",
         "response_id": "resp_1",
+        "conversation_id": "conv_1",
         "batch_id": batch.batch.batch_id,
         "eval_id": one.eval_id,
     }
@@ -190,6 +193,15 @@ def _store_response(home: Context, model: str) -> None:
             document=document,
         )
     )  # fmt: skip
+
+
+def _add_conversation(home: Context) -> None:
+    """A conversation with one item."""
+    from luthier.features.traffic.conversation_store import Conversation
+
+    item = {"id": "msg_0", "type": "message", "role": "user", "content": [{"type": "input_text", "text": QUOTED}]}
+    one = Conversation(conversation_id="conv_1", project_id="default", labels={"use": QUOTED})
+    home.conversations.add(one, [item | {"status": "completed"}])
 
 
 def _of_tinker(home: Context) -> dict[str, str]:

@@ -116,3 +116,71 @@ def test_an_agent_hands_over_to_another_one(agents: Any, streams: bool) -> None:
     assert result.last_agent.name == "woods"
     kinds = [item.type for item in result.new_items]
     assert kinds == ["handoff_call_item", "handoff_output_item", "message_output_item"]
+
+
+def test_a_conversation_is_kept_by_the_server(client: openai.OpenAI) -> None:
+    made = client.conversations.create(metadata={"use": "compat"})
+    first = client.responses.create(model="tiny", input="Which wood?", conversation=made.id, max_output_tokens=6)
+    with client.responses.stream(model="tiny", input="And the back?", conversation=made.id, text_format=Wood) as stream:
+        second = stream.get_final_response()
+    assert first.conversation is not None
+    assert second.conversation is not None
+    assert first.conversation.id == second.conversation.id == made.id
+    listed = list(client.conversations.items.list(made.id, order="asc", limit=3))
+    said = [item.content[0].text for item in listed if item.type == "message"]  # type: ignore[union-attr]
+    assert said == ["Which wood?", first.output_text, "And the back?", second.output_text]
+    assert client.conversations.items.retrieve(listed[1].id or "", conversation_id=made.id) == listed[1]
+    client.conversations.items.delete(listed[3].id or "", conversation_id=made.id)
+    assert len(client.conversations.items.list(made.id).data) == 3
+    assert client.conversations.delete(made.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.conversations.retrieve(made.id)
+
+
+def test_sessions_of_agents_are_conversations(agents: Any) -> None:
+    package, model_of, key, url = agents
+
+    @package.function_tool
+    def find_wood(part: Literal["front", "back"]) -> str:
+        """Find the wood of a part."""
+        return "spruce" if part == "front" else "maple"
+
+    async def run() -> tuple[list[Any], list[Any], Any]:
+        async with openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0) as made:
+            session = package.OpenAIConversationsSession(openai_client=made)
+            settings = package.ModelSettings(tool_choice="required", temperature=0, parallel_tool_calls=False)
+            agent = package.Agent(
+                name="maker", instructions="Answer shortly.", model=model_of(made), tools=[find_wood],
+                model_settings=settings, tool_use_behavior="stop_on_first_tool",
+            )  # fmt: skip
+            await package.Runner.run(agent, "Which wood?", session=session, max_turns=4)
+            after_one = await session.get_items()
+            await package.Runner.run(agent, "And the back?", session=session, max_turns=4)
+            after_two = await session.get_items()
+            last = await session.pop_item()
+            assert len(await session.get_items()) == len(after_two) - 1
+            await session.clear_session()
+            return after_one, after_two, last
+
+    one, two, last = asyncio.run(run())
+    kinds = [item["type"] for item in one]
+    assert kinds[0] == "message"
+    assert kinds[-2:] == ["function_call", "function_call_output"]
+    assert two[: len(one)] == one
+    assert two[len(one)]["content"][0]["text"] == "And the back?"
+    assert last == two[-1]
+
+
+def test_an_agent_continues_a_conversation_of_the_server(agents: Any, client: openai.OpenAI) -> None:
+    package, model_of, key, url = agents
+    kept = client.conversations.create()
+
+    async def run() -> None:
+        async with openai.AsyncOpenAI(api_key=key, base_url=url, max_retries=0) as made:
+            agent = package.Agent(name="maker", model=model_of(made), output_type=Wood)
+            for question in ("Which wood?", "And the back?"):
+                await package.Runner.run(agent, question, conversation_id=kept.id)
+
+    asyncio.run(run())
+    roles = [item.role for item in client.conversations.items.list(kept.id, order="asc") if item.type == "message"]
+    assert roles == ["user", "assistant", "user", "assistant"]

@@ -43,6 +43,7 @@ from luthier.features.serving.api import (
     chat,
     checkpoints,
     completions,
+    conversations,
     graders,
     messages,
     models,
@@ -55,6 +56,7 @@ from luthier.features.serving.api.responses import api as responses
 from luthier.features.tinker_api import api as tinker
 from luthier.features.tinker_api import downloads as tinker_downloads
 from luthier.features.tinker_api.checkpoints import sweep_checkpoints
+from luthier.features.traffic.conversations import sweep_conversations
 from luthier.features.traffic.files import sweep as sweep_traffic
 from luthier.features.traffic.stored_completions import sweep_stored_completions
 from luthier.features.traffic.stored_responses import sweep_stored_responses
@@ -117,6 +119,7 @@ async def _sweep(context: Context, every_seconds: float, stop: asyncio.Event) ->
             sweep_traffic,
             sweep_stored_completions,
             sweep_stored_responses,
+            sweep_conversations,
             sweep_removed,
             remove_abandoned,
             sweep_checkpoints,
@@ -185,6 +188,7 @@ _OF_A_HOME: tuple[APIRouter, ...] = (
     checkpoints.router,
     graders.router,
     stored.router,
+    conversations.router,
     evals.router,
     batches.router,
     tinker.router,

@@ -192,6 +192,9 @@ def small_world(folder: Path) -> Iterator[SmallWorld]:
             upload = _ok(client.post("/v1/uploads", json=size))
             _ok(client.post("/api/v1/deployments", json={"name": "named", "target": "tiny"}))
             response = _stored_response(context)
+            message = {"role": "user", "content": "a"}
+            conversation = _ok(client.post("/v1/conversations", json={"items": [message]}))
+            item = _ok(client.get(f"/v1/conversations/{conversation['id']}/items"))["data"][0]["id"]
             known = {
                 "file_id": [file["id"]],
                 "fine_tuning_job_id": jobs,
@@ -200,6 +203,8 @@ def small_world(folder: Path) -> Iterator[SmallWorld]:
                 "model": ["tiny"],
                 "name": ["named"],
                 "response_id": [response],
+                "conversation_id": [conversation["id"]],
+                "item_id": [item],
             }
         yield SmallWorld(app, headers, known)
 

@@ -130,6 +130,8 @@ def forget_user(
         words += f", {counted(found.num_stored_completions, 'stored chat completion')}"
     if found.num_stored_responses:
         words += f", {counted(found.num_stored_responses, 'stored response')}"
+    if found.num_conversations:
+        words += f", {counted(found.num_conversations, 'conversation')}"
     if found.unreadable:
         words += f"; {counted(len(found.unreadable), 'file')} could not be read: {', '.join(found.unreadable)}"
     # A script that must prove a deletion has to notice that something may be left.

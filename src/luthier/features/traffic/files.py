@@ -43,11 +43,13 @@ class Forgotten(FrozenModel):
 
     num_stored_completions: chat completions that a client had stored, which are counted apart.
     num_stored_responses: the same of responses.
+    num_conversations: conversations in which the user was answered.
     """
 
     num_exchanges: int
     num_stored_completions: int = 0
     num_stored_responses: int = 0
+    num_conversations: int = 0
     unreadable: tuple[str, ...] = ()
 
 
@@ -309,6 +311,7 @@ def _forget(context: Context, caller: Caller, digest: str) -> Forgotten:
             stored = {
                 "num_stored_completions": context.stored_completions.forget(project_id, digest),
                 "num_stored_responses": context.stored_responses.forget(project_id, digest),
+                "num_conversations": context.conversations.forget(project_id, digest),
             }
             found = found.model_copy(update=stored)
             document |= stored

@@ -92,6 +92,8 @@ def forget(
             words += f" {counted(found.num_stored_completions, 'stored chat completion')} as well."
         if found.num_stored_responses:
             words += f" {counted(found.num_stored_responses, 'stored response')} as well."
+        if found.num_conversations:
+            words += f" {counted(found.num_conversations, 'conversation')} as well."
         if found.unreadable:
             words += f" {counted(len(found.unreadable), 'file')} could not be read; the server's log names them."
         return Led(_ADDRESS, words)

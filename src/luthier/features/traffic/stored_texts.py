@@ -178,21 +178,25 @@ def may_store(context: Context, project_id: str) -> bool:
     return context.only is None and traffic_policy(context, project_id).keep != "off"
 
 
-def check_stores(context: Context, caller: Caller, way_out: str) -> None:
+def check_stores(
+    context: Context, caller: Caller, way_out: str, *, came: str = "store: true", param: str = "store"
+) -> None:
     """Raise UnsupportedError where neither server nor project stores texts.
 
     Args:
         context: The home.
         caller: Whose project it is.
         way_out: What a client may send instead.
+        came: What would be stored.
+        param: The parameter that asks for it.
     """
     if may_store(context, caller.project_id):
         return
     what = "a server for some models alone" if context.only is not None else "a project whose traffic policy is off"
     raise UnsupportedError(
-        f"store: true, at {what}",
+        f"{came}, at {what}",
         expected="a project that keeps some of its traffic",
         do=f"{way_out}, or have an admin change the policy: luthier traffic policy --keep metadata",
         code="unsupported_value",
-        param="store",
+        param=param,
     )

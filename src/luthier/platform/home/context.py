@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from luthier.features.studies.store import StudyStore
     from luthier.features.tinker_api.sessions import TinkerSessions
     from luthier.features.tinker_api.store import TinkerStore
+    from luthier.features.traffic.conversation_store import ConversationStore
     from luthier.features.traffic.late_charges import LateCharges
     from luthier.features.traffic.log import TrafficRecorder
     from luthier.features.traffic.store import TrafficStore
@@ -97,6 +98,7 @@ _STORES: Final[Mapping[str, str]] = {
     "idempotency": "luthier.platform.http.idempotency:IdempotencyStore",
     "traffic": "luthier.features.traffic.store:TrafficStore",
     "stored_completions": "luthier.features.traffic.stored_completions:StoredCompletionStore",
+    "conversations": "luthier.features.traffic.conversation_store:ConversationStore",
     "stored_responses": "luthier.features.traffic.stored_responses:StoredResponseStore",
     "evals": "luthier.features.evals_api.store:EvalStore",
     "batches": "luthier.features.batches.store:BatchStore",
@@ -166,6 +168,8 @@ class Context:
     """The index of the traffic of this home."""
     stored_completions: StoredCompletionStore
     """Chat completions that clients asked to store."""
+    conversations: ConversationStore
+    """Conversations of the Responses API, with their items."""
     stored_responses: StoredResponseStore
     """Answers of the Responses API that are stored."""
     evals: EvalStore

@@ -234,6 +234,7 @@ _API_NAMES: Final = frozenset(
         "batches",
         "chat",
         "completions",
+        "conversations",
         "embeddings",
         "evals",
         "files",

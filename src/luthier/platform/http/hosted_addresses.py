@@ -8,11 +8,6 @@ from typing import Final
 _ELSEWHERE: Final[tuple[tuple[str, str, str], ...]] = (
     # (addresses, expected, what to do)
     (
-        "conversations",
-        "a response that continues an earlier one",
-        "send previous_response_id to POST /v1/responses",
-    ),
-    (
         "responses/compact",
         "a conversation as long as it is, or without its oldest turns",
         "send truncation: auto to POST /v1/responses",

@@ -109,7 +109,7 @@ def test_what_is_refused_has_no_route(app: Any, requests: list[Request]) -> None
 OLDER = ["/v1/engines", "/v1/engines/m/completions", "/v1/fine-tunes", "/v1/fine-tunes/f/events", "/v1/edits"]
 
 
-@pytest.mark.parametrize("path", [*OLDER, "/v1/responses/compact", "/v1/conversations/c/items", "/v1/projects/p"])
+@pytest.mark.parametrize("path", [*OLDER, "/v1/responses/compact", "/v1/threads/t/messages", "/v1/projects/p"])
 def test_the_error_says_what_to_do(visitor: TestClient, path: str) -> None:
     answer = visitor.post(path, json={})
     error = answer.json()["error"]

@@ -27,6 +27,13 @@ from openai.types import (
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.chat import completion_list_params, completion_update_params
 from openai.types.chat.completions import message_list_params
+from openai.types.conversations import (
+    conversation_create_params,
+    conversation_update_params,
+    item_create_params,
+    item_list_params,
+    item_retrieve_params,
+)
 from openai.types.evals import run_create_params, run_list_params
 from openai.types.evals.runs import output_item_list_params
 from openai.types.fine_tuning import job_create_params, job_list_events_params, job_list_params
@@ -53,7 +60,7 @@ from luthier.features.files import api as files
 from luthier.features.files import uploads_api as uploads
 from luthier.features.finetuning_api import api as fine_tuning
 from luthier.features.serving import graders
-from luthier.features.serving.api import checkpoints, models, stored
+from luthier.features.serving.api import checkpoints, conversations, models, stored
 from luthier.features.serving.api.chat import ChatBody
 from luthier.features.serving.api.completions import CompletionBody
 from luthier.features.serving.api.message_body import MessagesBody, PromptBody
@@ -102,6 +109,11 @@ TYPES: Final[dict[str, tuple[Any, ...]]] = {
         response_retrieve_params.ResponseRetrieveParamsStreaming,
     ),
     "response items list": (input_item_list_params.InputItemListParams,),
+    "conversations": (conversation_create_params.ConversationCreateParams,),
+    "conversation update": (conversation_update_params.ConversationUpdateParams,),
+    "conversation items": (item_create_params.ItemCreateParams,),
+    "conversation items list": (item_list_params.ItemListParams,),
+    "conversation item": (item_retrieve_params.ItemRetrieveParams,),
     "batches": (batch_create_params.BatchCreateParams,),
     "batches list": (batch_list_params.BatchListParams,),
     "moderations": (moderation_create_params.ModerationCreateParams,),
@@ -129,6 +141,9 @@ BODIES: Final[dict[str, type[BaseModel]]] = {
     "batches": BatchRequest,
     "responses": ResponseBody,
     "response counts": TokenCountBody,
+    "conversations": conversations.ConversationBody,
+    "conversation update": conversations.ConversationUpdateBody,
+    "conversation items": conversations.ItemsBody,
     "moderations": ModerationBody,
     "messages": MessagesBody,
     "messages tokens": PromptBody,
@@ -154,6 +169,9 @@ LEAST: Final[dict[str, dict[str, Any]]] = {
     "batches": {"input_file_id": "f", "endpoint": "/v1/embeddings", "completion_window": "24h"},
     "responses": {"model": "m", "input": "a"},
     "response counts": {"model": "m", "input": "a"},
+    "conversations": {},
+    "conversation update": {"metadata": None},
+    "conversation items": {"items": [{"role": "user", "content": "a"}]},
     "moderations": {"input": "a"},
     "messages": {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "a"}]},
     "messages tokens": {"model": "m", "messages": [{"role": "user", "content": "a"}]},
@@ -187,7 +205,6 @@ WISHES: Final[dict[str, list[Any]]] = {
     "suffix": ["", "end"],
     "access_programs": [{}, {"cyber": "standard"}],
     "background_options": [{}],
-    "conversation": ["conv_1", {"id": "conv_1"}],
     "image": [{}],
     "prompt": [{"id": "pmpt_1"}],
     "personality": ["friendly"],
@@ -214,6 +231,9 @@ ROUTES: Final = {
     "batches": "/v1/batches",
     "responses": "/v1/responses",
     "response counts": "/v1/responses/input_tokens",
+    "conversations": "/v1/conversations",
+    "conversation update": "/v1/conversations/conv_1",
+    "conversation items": "/v1/conversations/conv_1/items",
     "messages": "/v1/messages",
     "messages tokens": "/v1/messages/count_tokens",
     "messages models": "/v1/models",
@@ -267,6 +287,11 @@ def test_what_is_supported_has_a_place() -> None:
     places["output items list"] = query_names(evals.router, f"{runs}/{{run_id}}/output_items") | {"eval_id"}
     places["response items list"] = query_names(responses.router, "/v1/responses/{response_id}/input_items")
     places["response"] = query_names(responses.router, "/v1/responses/{response_id}")
+    items = "/v1/conversations/{conversation_id}/items"
+    # `include` is in the query of each, and the client puts conversation_id into the address.
+    places["conversation items"] |= {"include"}
+    places["conversation items list"] = query_names(conversations.router, items)
+    places["conversation item"] = query_names(conversations.router, f"{items}/{{item_id}}") | {"conversation_id"}
     places["batches list"] = query_names(batches.router, "/v1/batches")
     places["messages models"] = set(models.PARAMETERS)
     assert len(states("supported")) > 40

@@ -109,6 +109,8 @@ def test_generations_from_before_projects_had_their_own_belong_to_the_only_proje
             AccessStore(database).add_project(project, project)
     with closing(sqlite3.connect(path)) as plain:
         plain.execute("ALTER TABLE generations DROP COLUMN project_id")
+        for newer in ("conversation_items", "conversations"):
+            plain.execute(f"DROP TABLE {newer}")
         plain.execute("UPDATE alembic_version SET version_num = '0023'")
         plain.commit()
     with Database.open(path) as database:

@@ -69,6 +69,7 @@ def test_a_user_is_forgotten(luthier: Luthier, asked: Path) -> None:
         "num_exchanges": 0,
         "num_stored_completions": 0,
         "num_stored_responses": 0,
+        "num_conversations": 0,
         "unreadable": [],
     }
     assert luthier("traffic", "forget-user", "anna", "--project", "none").code == 2

@@ -26,8 +26,9 @@ from luthier.features.serving.api.chat import ChatBody, chat_request, chat_respo
 from luthier.features.serving.api.completions import CompletionBody, CompletionResponseBuilder, completion_requests
 from luthier.features.serving.api.moderations import ID_PREFIX, Moderation, ModerationBody
 from luthier.features.serving.api.pooling import EmbeddingBody, embedding_inputs, embedding_response
-from luthier.features.serving.api.responses.api import prepared, refused_here
+from luthier.features.serving.api.responses.api import refused_here
 from luthier.features.serving.api.responses.body import ResponseBody, response_request
+from luthier.features.serving.api.responses.prompt_items import prepared
 from luthier.features.serving.api.responses.writer import ResponseObjectWriter
 from luthier.features.serving.borrowed_engine import BorrowingClient
 from luthier.features.serving.models import Routed, head_of, route, user_of
@@ -141,6 +142,12 @@ def parsed(endpoint: Endpoint, body: Mapping[str, Any]) -> BaseModel:
         if getattr(made, name, None):
             message = f"{name}: true in a request that is carried out later; expected: false, or no {name}"
             raise ApiError(400, message, param=name, code="unsupported_value")
+    if getattr(made, "conversation", None) is not None:
+        message = (
+            "conversation in a request that is carried out later; expected: a request whose input is whole, since "
+            "nothing is added to a conversation later; what to do: send its items as input"
+        )
+        raise ApiError(400, message, param="conversation", code="unsupported_value")
     return made
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from luthier.platform.db.tables.apis import (
     batches,
+    conversation_items,
+    conversations,
     eval_output_items,
     eval_runs,
     evals,
@@ -79,7 +81,7 @@ from luthier.platform.db.tables.work import (
 )
 
 # The newest migration. A test holds that this is the head of migrations/ and that older databases become these tables.
-SCHEMA_VERSION = "0024"
+SCHEMA_VERSION = "0025"
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -91,6 +93,8 @@ __all__ = [
     "audit_log",
     "batches",
     "checkpoint_permissions",
+    "conversation_items",
+    "conversations",
     "dataset_versions",
     "datasets",
     "deployment_revisions",

@@ -1,4 +1,4 @@
-"""Tables of APIs of other services: OpenAI's Evals, Batch and Responses with their stored answers, and Tinker."""
+"""Tables of APIs of other services: OpenAI's Evals, Batch, stored answers and conversations, and Tinker."""
 
 from __future__ import annotations
 
@@ -90,6 +90,41 @@ stored_responses = Table(
     Column("created_at", Double, nullable=False),
     UniqueConstraint("response_id"),
     Index(None, "project_id", "created_at"),
+    sqlite_autoincrement=True,
+)
+
+# Conversations of the Responses API. locked_by: the request that writes a response in it, empty for none; locked_until:
+# when others may take over from a request that never ended. updated_at: when an item was last added or removed.
+conversations = Table(
+    "conversations",
+    metadata,
+    number(),
+    Column("conversation_id", String(64), nullable=False),
+    project_id(),
+    Column("labels", Text, nullable=False),  # the metadata of the conversation, as JSON
+    Column("locked_by", String(64), nullable=False),
+    Column("locked_until", Double, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    UniqueConstraint("conversation_id"),
+    Index(None, "project_id", "updated_at"),
+    sqlite_autoincrement=True,
+)
+
+# user_digest: the end user of the response that has added the item; empty for none.
+conversation_items = Table(
+    "conversation_items",
+    metadata,
+    number(),
+    Column(
+        "conversation_id", String(64), ForeignKey("conversations.conversation_id", ondelete="CASCADE"), nullable=False
+    ),
+    Column("item_id", String(128), nullable=False),
+    Column("user_digest", String(64), nullable=False),
+    Column("document", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+    UniqueConstraint("conversation_id", "item_id"),
+    Index(None, "user_digest"),
     sqlite_autoincrement=True,
 )
 

@@ -5,48 +5,35 @@ A response and a chat completion of the same conversation are the same request f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal
 
 from anyio import to_thread
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.types import Receive, Scope, Send
 
 from luthier.core.access import Caller
-from luthier.core.conversation import Message
 from luthier.core.errors import LuthierError
-from luthier.core.ids import sha256_bytes
 from luthier.core.stream import TextRequest
-from luthier.features.serving.api.answering import ANSWERS, WARNING_HEADER, Keep, refused, respond, target_header
+from luthier.features.serving.api.answering import ANSWERS, Keep, refused, respond, target_header
 from luthier.features.serving.api.counting import counted
-from luthier.features.serving.api.responses.body import (
-    PromptBody,
-    ResponseBody,
-    TokenCountBody,
-    fault_of_include,
-    include_warning,
-    prompt_request,
-    response_request,
-)
-from luthier.features.serving.api.responses.items import (
-    Item,
-    ItemReference,
-    item_documents,
-    messages_of,
-    parsed_items,
+from luthier.features.serving.api.responses.body import ResponseBody, TokenCountBody, prompt_request, response_request
+from luthier.features.serving.api.responses.prompt_items import (
+    IncludeQuery,
+    check_include,
+    conversation_errors,
+    conversation_recorder,
+    listed_input_items,
+    prepared,
 )
 from luthier.features.serving.api.responses.writer import ResponseObjectWriter
+from luthier.features.serving.completion_stream import uncancelled
+from luthier.features.traffic.conversations import lock_conversation
 from luthier.features.traffic.log import CLIENT_GONE
-from luthier.features.traffic.stored_responses import (
-    StoredResponse,
-    conversation_before,
-    delete_response,
-    referenced_items,
-    response_recorder,
-    stored_response,
-)
+from luthier.features.traffic.stored_responses import delete_response, response_recorder, stored_response
 from luthier.platform.home.context import Context
 from luthier.platform.http.authentication import Asker, HomeContext, Looker
 from luthier.platform.http.errors import ApiError, documented
@@ -65,79 +52,78 @@ class TokenCount(BaseModel):
     input_tokens: int
 
 
-@dataclass(frozen=True, slots=True)
-class PreparedResponse:
-    """A request with its conversation.
-
-    Attributes:
-        messages: The whole conversation.
-        items: Those of the request, as they are stored.
-        earlier_ids: The responses before it.
-    """
-
-    messages: tuple[Message, ...]
-    items: list[dict[str, Any]]
-    earlier_ids: list[str]
-
-
-def prepared(context: Context, caller: Caller, body: PromptBody) -> PreparedResponse:
-    """The conversation of a request, with that of the response it continues; reads the database.
-
-    Raises:
-        ApiError: Items that do not belong together, or a reference to one that is not stored.
-        UnsupportedError: The response before it is not there.
-    """
-    earlier = []
-    if body.previous_response_id is not None:
-        earlier = conversation_before(context, caller, body.previous_response_id)
-    before = parsed_items(item for one in earlier for item in one.items)
-    own = _resolved(context, caller, body.input)
-    messages = messages_of(body.instructions, [*before, *own], len(before))
-    return PreparedResponse(messages, item_documents(own), [one.response_id for one in earlier])
-
-
-def _resolved(context: Context, caller: Caller, items: Sequence[Item]) -> list[Item]:
-    """The items of a request, with those of stored answers in place of references to them."""
-    known = referenced_items(context, caller, [item.id for item in items if isinstance(item, ItemReference)])
-    found: list[Item] = []
-    seen = set[str]()
-    for place, item in enumerate(items):
-        if not isinstance(item, ItemReference):
-            found.append(item)
-            continue
-        param = f"input.{place}.id"
-        # Each once: a short request could otherwise refer to a conversation of any length.
-        if item.id in seen:
-            message = f"Duplicate item found with id {item.id!r}; expected: each item once; what to do: leave it out"
-            raise ApiError(400, message, param=param, code="invalid_value")
-        if item.id not in known:
-            message = (
-                f"Item with id {item.id!r} not found; expected: an item of a stored answer of this project (not "
-                "deleted, not expired, not created with store: false); what to do: send the item itself"
-            )
-            raise ApiError(404, message, param=param, code="item_not_found")
-        seen.add(item.id)
-        found += parsed_items([known[item.id]])
-    return found
-
-
 @router.post("", responses=ANSWERS, response_class=Response)
 async def create_response(body: ResponseBody, request: Request, context: HomeContext, caller: Asker) -> Response:
     """Answer an input with a model; with `stream` as server-sent events."""
-    asked, keep = await to_thread.run_sync(_begun, context, caller, body)
+    if body.conversation_id is None:
+        return await _answered(body, request, context, caller)
+    return await _answered_in_conversation(body, request, context, caller, body.conversation_id)
+
+
+async def _answered_in_conversation(
+    body: ResponseBody, request: Request, context: Context, caller: Caller, conversation_id: str
+) -> Response:
+    """Answer while no other request writes in the conversation."""
+    holder = uuid.uuid4().hex
+
+    async def unlock() -> None:
+        await uncancelled(to_thread.run_sync(context.conversations.unlock, conversation_id, holder))
+
+    def lock() -> None:
+        with conversation_errors("conversation"):
+            lock_conversation(context, caller, conversation_id, holder)
+
+    is_going_on = False
     try:
-        return await respond(
-            request,
-            context,
-            caller,
-            model=body.model,
-            asked=[asked],
-            words=lambda _: ResponseObjectWriter(body, is_stored=keep is not None),
-            is_streamed=bool(body.stream),
-            user=body.end_user(),
-            keep=keep,
-            warning=body.warning,
-        )
+        await to_thread.run_sync(lock)
+        answer = await _answered(body, request, context, caller, holder=holder)
+        is_going_on = isinstance(answer, StreamingResponse)
+    finally:
+        # What was answered has unlocked it; this is for all that was not.
+        if not is_going_on:
+            await unlock()
+    return _UnlockingResponse(answer, unlock) if is_going_on else answer
+
+
+class _UnlockingResponse(Response):
+    """A stream that unlocks its conversation however it ends, also where the client leaves before its first byte.
+
+    Args:
+        inner: The stream.
+        unlock: Called at its end.
+    """
+
+    def __init__(self, inner: Response, unlock: Callable[[], Awaitable[None]]) -> None:
+        super().__init__()
+        self._inner, self._unlock = inner, unlock
+        self.raw_headers, self.status_code = inner.raw_headers, inner.status_code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the stream."""
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            await self._unlock()
+
+
+async def _answered(
+    body: ResponseBody, request: Request, context: Context, caller: Caller, *, holder: str = ""
+) -> Response:
+    asked, keep, is_stored = await to_thread.run_sync(_begun, context, caller, body, holder)
+    try:
+        with conversation_errors("conversation"):
+            return await respond(
+                request,
+                context,
+                caller,
+                model=body.model,
+                asked=[asked],
+                words=lambda _: ResponseObjectWriter(body, is_stored=is_stored),
+                is_streamed=bool(body.stream),
+                user=body.end_user(),
+                keep=keep,
+                warning=body.warning,
+            )
     except ApiError as error:
         error.param = named_here(error.param)
         raise
@@ -155,7 +141,8 @@ def refused_here(error: LuthierError) -> ApiError:
     return made
 
 
-def _begun(context: Context, caller: Caller, body: ResponseBody) -> tuple[TextRequest, Keep | None]:
+def _begun(context: Context, caller: Caller, body: ResponseBody, holder: str) -> tuple[TextRequest, Keep | None, bool]:
+    """The request for the engine, what keeps its answer, and whether the response is stored."""
     found = prepared(context, caller, body)
     keep = response_recorder(
         context,
@@ -165,7 +152,10 @@ def _begun(context: Context, caller: Caller, body: ResponseBody) -> tuple[TextRe
         earlier_ids=found.earlier_ids,
         wants=body.store,
     )
-    return response_request(body, found.messages, context.settings.default_max_tokens), keep
+    is_stored = keep is not None
+    if body.conversation_id is not None:
+        keep = conversation_recorder(context, caller, body.conversation_id, found.items, holder=holder, keep=keep)
+    return response_request(body, found.messages, context.settings.default_max_tokens), keep, is_stored
 
 
 @router.post("/input_tokens", response_model=TokenCount, responses=documented(404))
@@ -181,10 +171,6 @@ async def count_input_tokens(body: TokenCountBody, request: Request, context: Ho
         return Response(status_code=CLIENT_GONE)
     document = TokenCount(input_tokens=answer.num_prompt_tokens).model_dump()
     return JSONResponse(document, headers=target_header(answer.routed))
-
-
-# The client writes lists as `include[]=a&include[]=b`.
-_Include = Annotated[list[Annotated[str, Field(max_length=100)]] | None, Query(alias="include[]", max_length=8)]
 
 
 class ResponseObject(BaseModel):
@@ -241,7 +227,7 @@ def retrieve(
     caller: Looker,
     context: HomeContext,
     response: Response,
-    include: _Include = None,
+    include: IncludeQuery = None,
     stream: bool = False,
     starting_after: int | None = None,
     include_obfuscation: bool = False,
@@ -251,7 +237,7 @@ def retrieve(
     for name in (name for name, is_asked in asked.items() if is_asked):
         message = f"{name} of a response that has ended; expected: a request for the whole response, without it"
         raise ApiError(400, message, param=name, code="unsupported_value")
-    _check(include, response)
+    check_include(include, response)
     return ResponseObject.model_validate(stored_response(context, caller, response_id).document["response"])
 
 
@@ -283,11 +269,11 @@ def list_input_items(
     after: str | None = None,
     limit: Limit = 20,
     order: Order = "desc",
-    include: _Include = None,
+    include: IncludeQuery = None,
 ) -> InputItemList:
     """The items of the request, without those of earlier responses; the last one first by default."""
-    _check(include, response)
-    items = input_items(stored_response(context, caller, response_id))
+    check_include(include, response)
+    items = listed_input_items(response_id, stored_response(context, caller, response_id).document["input"])
     found = page(
         items[::-1] if order == "desc" else items,
         after=after,
@@ -296,26 +282,3 @@ def list_input_items(
         show=lambda item: item,
     )
     return InputItemList.model_validate(found)
-
-
-def _check(include: list[str] | None, response: Response) -> None:
-    """Refuse what does not exist, and warn about what no answer has.
-
-    Likelihoods are part of a response that was created with them.
-    """
-    for name in include or ():
-        if (fault := fault_of_include(name)) is not None:
-            raise ApiError(400, fault, param="include", code="invalid_value")
-    if (warning := include_warning(include)) is not None:
-        response.headers[WARNING_HEADER] = warning
-
-
-def input_items(one: StoredResponse) -> list[dict[str, Any]]:
-    """The items of the request of a response, each with an id."""
-    found, prefixes = [], {"message": "msg", "function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
-    for place, item in enumerate(one.document["input"]):
-        digest = sha256_bytes(f"{one.response_id}:{place}".encode())[:32]
-        # An item that an answer is sent back with has its id already.
-        own = {"id": f"{prefixes[item['type']]}_{digest}", "status": "completed"}
-        found.append(own | item)
-    return found

@@ -1,6 +1,6 @@
 """The body of a request to /v1/responses, and the request for the engine that it makes.
 
-What only the hosted service has (its own tools, background runs, conversations, prompt templates, images) is refused by
+What only the hosted service has (its own tools, background runs, prompt templates, images) is refused by
 name.
 """
 
@@ -205,6 +205,15 @@ class Reasoning(StrictModel):
     mode: Literal["standard"] | None = None
 
 
+_ConversationId = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class NamedConversation(StrictModel):
+    """A conversation by its id."""
+
+    id: _ConversationId
+
+
 class PromptBody(BaseModel):
     """What makes the prompt: common to answers and to the count of their tokens."""
 
@@ -221,8 +230,12 @@ class PromptBody(BaseModel):
     reasoning: Reasoning | None = None
     truncation: Literal["auto", "disabled"] | None = None
     chat_template_kwargs: TemplateOptions | None = None
+    conversation: _ConversationId | NamedConversation | None = None
 
-    conversation: Unsupported = None
+    @property
+    def conversation_id(self) -> str | None:
+        """The conversation whose items come before the input; None for none."""
+        return self.conversation.id if isinstance(self.conversation, NamedConversation) else self.conversation
 
 
 class TokenCountBody(PromptBody):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Discriminator, Field, Tag, TypeAdapter
@@ -326,28 +327,32 @@ def item_documents(items: Iterable[Item]) -> list[dict[str, Any]]:
     return found
 
 
-def messages_of(instructions: str | None, items: Sequence[Item], num_before: int) -> tuple[Message, ...]:
+def messages_of(
+    instructions: str | None, items: Sequence[Item], num_before: int, *, before: str = "previous_response_id"
+) -> tuple[Message, ...]:
     """The conversation of a request.
 
     Args:
         instructions: The system message before all others; None for none.
-        items: Those of earlier responses and of the request, in order, without references.
-        num_before: How many of them are from earlier responses.
+        items: Those before the request and of the request, in order, without references.
+        num_before: How many of them are before the request.
+        before: The parameter that names those before it.
 
     Raises:
         ApiError: A result without its call, a call without its result, or reasoning that nothing follows; and more
             items than a conversation may have.
     """
     if len(items) > MAX_ITEMS:
-        message = f"{len(items):,} items with those of earlier responses; expected: at most {MAX_ITEMS:,} in all"
+        message = f"{len(items):,} items with those before the request; expected: at most {MAX_ITEMS:,} in all"
         raise ApiError(400, message, param="input", code="invalid_value")
-    _check_calls(items, num_before)
+    item_path = _ItemPath(num_before, before)
+    _check_calls(items, item_path)
     found = [Message(role="system", content=instructions)] if instructions is not None else []
     turn: Message | None = None
     for place, item in enumerate(items):
         # An earlier answer may have ended within its thought.
         if isinstance(item, ReasoningItem) and place >= num_before:
-            _check_followed(items, place, num_before)
+            _check_followed(items, place, item_path)
         if turn is not None and not _joins(turn, item):
             found.append(turn)
             turn = None
@@ -358,6 +363,23 @@ def messages_of(instructions: str | None, items: Sequence[Item], num_before: int
         else:
             turn = _joined(turn or Message(role="assistant", content=""), item)
     return tuple(found if turn is None else [*found, turn])
+
+
+@dataclass(frozen=True, slots=True)
+class _ItemPath:
+    """Where items are, for errors.
+
+    Attributes:
+        num_before: How many are before the request.
+        before: The parameter that names those.
+    """
+
+    num_before: int
+    before: str
+
+    def name(self, place: int) -> str:
+        """The parameter that holds the item of a place."""
+        return self.before if place < self.num_before else f"input.{place - self.num_before}"
 
 
 def _joins(turn: Message, item: Item) -> bool:
@@ -381,38 +403,35 @@ def _joined(turn: Message, item: Item) -> Message:
     return turn.model_copy(update={"content": item.text})
 
 
-def _check_calls(items: Sequence[Item], num_before: int) -> None:
+def _check_calls(items: Sequence[Item], item_path: _ItemPath) -> None:
     """Each call has a result behind it, and each result its call before it."""
     waiting: dict[str, int] = {}
     seen = set[str]()
     for place, item in enumerate(items):
         if isinstance(item, CallItem):
             if (fault := fault_of_text(item.arguments)) is not None:
-                raise refusal(fault, f"{_place(place, num_before)}.arguments")
+                raise refusal(fault, f"{item_path.name(place)}.arguments")
             if item.call_id in seen:
-                raise _wrong(f"two calls have the call_id {item.call_id!r}", "a new one for each", place, num_before)
+                raise _wrong(
+                    f"two calls have the call_id {item.call_id!r}", "a new one for each", item_path.name(place)
+                )
             seen.add(item.call_id)
             waiting[item.call_id] = place
         elif isinstance(item, CallOutputItem) and waiting.pop(item.call_id, None) is None:
             came = f"No tool call found for function call output with call_id {item.call_id!r}"
-            raise _wrong(came, "one output after the function_call that it answers", place, num_before)
+            raise _wrong(came, "one output after the function_call that it answers", item_path.name(place))
     for call_id in waiting:
         message = f"No tool output found for function call {call_id!r}; expected: a function_call_output item for it"
         raise ApiError(400, message, param="input", code="invalid_value")
 
 
-def _check_followed(items: Sequence[Item], place: int, num_before: int) -> None:
+def _check_followed(items: Sequence[Item], place: int, item_path: _ItemPath) -> None:
     following = items[place + 1] if place + 1 < len(items) else None
     is_assistant = isinstance(following, MessageItem) and following.role == "assistant"
     if not (is_assistant or isinstance(following, CallItem | ReasoningItem)):
         message = "reasoning that nothing follows; expected: a message of the assistant or a call after it"
-        raise ApiError(400, message, param=_place(place, num_before), code="invalid_value")
+        raise ApiError(400, message, param=item_path.name(place), code="invalid_value")
 
 
-def _wrong(came: str, expected: str, place: int, num_before: int) -> ApiError:
-    param = f"{_place(place, num_before)}.call_id"
-    return ApiError(400, f"{came}; expected: {expected}", param=param, code="invalid_value")
-
-
-def _place(place: int, num_before: int) -> str:
-    return "previous_response_id" if place < num_before else f"input.{place - num_before}"
+def _wrong(came: str, expected: str, place: str) -> ApiError:
+    return ApiError(400, f"{came}; expected: {expected}", param=f"{place}.call_id", code="invalid_value")

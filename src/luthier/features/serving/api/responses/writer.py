@@ -295,7 +295,7 @@ class ResponseObjectWriter:
             "usage": None if answer is None else usage_of(answer),
             "user": body.user,
             "metadata": body.metadata or {},
-        } | _dropped(body, answer)
+        } | _where_asked(body, answer)
 
 
 def usage_of(answer: Answer) -> dict[str, Any]:
@@ -309,10 +309,18 @@ def usage_of(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _dropped(body: ResponseBody, answer: Answer | None) -> dict[str, Any]:
-    """With `truncation: auto`, how many messages were left out of the conversation: a field of our own."""
-    is_known = answer is not None and body.truncation == "auto"
-    return {"num_dropped_messages": answer.num_dropped} if is_known and answer is not None else {}
+def _where_asked(body: ResponseBody, answer: Answer | None) -> dict[str, Any]:
+    """Fields that only some requests ask for.
+
+    With `truncation: auto`, how many messages were left out of the conversation: a field of our own. And the
+    conversation that the response is created in.
+    """
+    found: dict[str, Any] = {}
+    if answer is not None and body.truncation == "auto":
+        found["num_dropped_messages"] = answer.num_dropped
+    if body.conversation_id is not None:
+        found["conversation"] = {"id": body.conversation_id}
+    return found
 
 
 def _format(body: ResponseBody) -> dict[str, Any]:
