@@ -31,7 +31,7 @@ ENV PATH=/opt/luthier/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK
 RUN python -m venv /opt/luthier
 COPY constraints.txt /src/constraints.txt
 COPY --from=wheel /wheels/ /wheels/
-# EXTRAS of Luthier (docs/install.md), and other PACKAGES such as gcsfs. The file lets messages about missing ones show the right command.
+# EXTRAS of Luthier (docs/install.md), and other PACKAGES such as adlfs. The file lets messages about missing ones show the right command.
 
 FROM environment AS environment-cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu

@@ -159,6 +159,26 @@ SERVICES: Final = (
         "S3", "s3fs", "artifacts, against the server of moto", "tests/platform/files/store/test_object_storage.py"
     ),
     Integration(
+        "Google Cloud Storage",
+        "gcsfs",
+        "rows by address and by pattern, an interrupted download, checkpoints; against a server of the tests, with "
+        "`make build/gcs`",
+        "tests/ml/data/remote/test_google_storage.py",
+    ),
+    Integration(
+        "Hub of Hugging Face",
+        "huggingface_hub",
+        "datasets and models by revision, interrupted, gated and converted ones, against a stand-in of the hub",
+        "tests/ml/data/remote/test_hub_dataset.py",
+    ),
+    Integration(
+        "Ray",
+        "ray",
+        "audit, repair and split on a cluster of this machine, with the findings and bytes of one process; runs with "
+        "the extra `ray`",
+        "tests/ml/data/files/test_ray_workers.py",
+    ),
+    Integration(
         "OpenTelemetry",
         "opentelemetry-sdk",
         "spans of answers, against a collector of the tests",
@@ -193,6 +213,8 @@ _END: Final = """## Not run
 | vLLM on a GPU | vLLM's build for processors, 0.32.0 (`make build/vllm`, `make drill`), and a stand-in |
 | the cloud services of Weights & Biases, MLflow, Trackio, Hugging Face | local stores, and a stand-in of the hub |
 | S3 of a cloud | the server of moto |
+| Google Cloud Storage itself | a server of the tests that speaks its JSON API |
+| SkyPilot with a cloud | the schema of its files and the signatures of its Python API, 0.14 |
 | macOS, Windows, GPUs of Intel and Apple, ROCm | see [platforms](platforms.md) |
 """
 

@@ -115,9 +115,9 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         for module in EXTRAS[extra].modules:
             for name in [module, *(one for one in list(sys.modules) if one.startswith(f"{module}."))]:
                 monkeypatch.setitem(sys.modules, name, None)
-        if extra == "s3":
+        if extra in ("s3", "gs"):
             # fsspec keeps the class that an earlier test has loaded.
-            monkeypatch.delitem(_registry, "s3", raising=False)
+            monkeypatch.delitem(_registry, extra, raising=False)
         assert missing_modules(extra) == EXTRAS[extra].modules
 
     return block
@@ -178,10 +178,10 @@ def database() -> Any:
     return Database.open("postgresql://user:secret@127.0.0.1/name")
 
 
-def bucket() -> Any:
+def bucket(protocol: str) -> Callable[[], Any]:
     from luthier.core.system.artifact_transfer import open_root
 
-    return open_root("s3://bucket/folder")
+    return lambda: open_root(f"{protocol}://bucket/folder")
 
 
 def export_to(format: str) -> Callable[[], Any]:
@@ -243,7 +243,8 @@ NEEDS: Final[list[tuple[str, Callable[[], Any]]]] = [
     ("ray", data_on_ray),
     ("law", citations),
     ("postgresql", database),
-    ("s3", bucket),
+    ("s3", bucket("s3")),
+    ("gs", bucket("gs")),
     ("gguf", export_to("gguf")),
     ("gguf", llama_cpp_likelihoods),
     ("onnx", export_to("onnx")),

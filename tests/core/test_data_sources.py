@@ -51,6 +51,14 @@ def test_what_names_no_dataset_is_refused(text: str) -> None:
         parse_hub_dataset(text)
 
 
+@pytest.mark.parametrize("split", ["train[:1000]", "train[10%:20%]", "train+test", "train[:5]+test"])
+def test_slices_of_datasets_are_refused_with_what_takes_their_place(split: str) -> None:
+    with pytest.raises(RequestError, match="names no dataset of the hub") as refused:
+        parse_hub_dataset(f"hub:org/qa/main[{split}]")
+    assert "`rows: 1000`" in refused.value.do
+    assert "`fraction: 0.1`" in refused.value.do
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [

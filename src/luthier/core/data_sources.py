@@ -35,6 +35,8 @@ _HUB_NAME: Final = re.compile(
     r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w.-]+))?(?:/(?P<rest>[^\[\]@]+))?(?:\[(?P<split>[\w.-]+)\])?",
     re.ASCII,
 )
+_SLICE: Final = re.compile(r"\[[\w.-]+(?:\[[^\]]*:[^\]]*\]|\+)[^/]*\]")
+"""Of a split as the library `datasets` slices and adds them: `[train[:1000]]`, `[train[:10%]]`, `[train+test]`."""
 _NOT_IN_A_NAME: Final = re.compile(r"[^A-Za-z0-9_. -]+")
 MAX_NAME: Final = 60
 _HUB_FORM: Final = "hub:ORGANISATION/DATASET, with @REVISION, /CONFIG or /FILE, and [SPLIT] where they are needed"
@@ -327,7 +329,10 @@ def parse_hub_dataset(text: str) -> HubDataset:
         raise RequestError(
             f"{text[:200]!r} names no dataset of the hub",
             expected=_HUB_FORM,
-            do="copy the name from the page of the dataset, for example hub:openai/gsm8k/main[train]",
+            do="name one split alone, such as [train]; a number or a share of its rows is `rows: 1000` or "
+            "`fraction: 0.1` of a source in the list `data.train`, and a second split is a second source"
+            if _SLICE.search(text)
+            else "copy the name from the page of the dataset, for example hub:openai/gsm8k/main[train]",
         )
     rest, split = found["rest"], found["split"]
     is_file = rest is not None and rest.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)

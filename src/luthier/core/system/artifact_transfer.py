@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent together: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
-_DRIVERS: Final = {"gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
-"""Packages with drivers that no extra installs, by protocol."""
+_DRIVERS: Final = {"gs": "luthier[gs]", "gcs": "luthier[gs]", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
+"""What installs the driver of a protocol: an extra, or a package that none brings."""
 
 
 def open_root(
@@ -167,9 +167,16 @@ def _failed(name: str, error: Exception) -> WorkError:
     return WorkError(
         f"the store of artifacts {name} failed: {_kind(error)}",
         expected="a store that answers, a bucket that is there, and a key that may read and write it",
-        do="check the URL, the endpoint (AWS_ENDPOINT_URL) and the credentials in the environment of this process; "
-        "nothing was lost of what was kept before",
+        do=f"check the URL, {access_variables(name)} in the environment of this process; nothing was lost of what was "
+        "kept before",
     )
+
+
+def access_variables(url: str) -> str:
+    """What decides how a store is reached, as text that follows "check": variables that its driver reads."""
+    if url.startswith(("gs://", "gcs://")):
+        return "and the credentials (GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`)"
+    return "the endpoint (AWS_ENDPOINT_URL) and the credentials"
 
 
 def _kind(error: BaseException) -> str:

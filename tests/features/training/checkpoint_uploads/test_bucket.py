@@ -119,4 +119,4 @@ def test_the_driver_of_the_store_itself_is_named(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     with pytest.raises(RequestError, match="the driver for checkpoints at gs:// is not installed") as caught:
         ObjectStore("gs://bucket/runs")
-    assert caught.value.do == "pip install gcsfs, or name a place of this machine"
+    assert caught.value.do == "pip install 'luthier[gs]', or name a place of this machine"

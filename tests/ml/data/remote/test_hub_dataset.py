@@ -266,6 +266,29 @@ def test_a_dataset_without_files_that_can_be_read_is_refused(hub: Hub, tmp_path:
         fetched(tmp_path, "hub:org/qa")
 
 
+def test_files_about_a_dataset_are_no_rows(hub: Hub, tmp_path: Path) -> None:
+    about = ("dataset_infos.json", "dataset_dict.json", "config.json", "rows/state.json", "rows/dataset_info.json")
+    hub.files = {"rows/a.jsonl": jsonl(row(1)), **dict.fromkeys(about, b"{}")}
+    assert contents(fetched(tmp_path, "hub:org/qa")) == [jsonl(row(1))]
+    hub.files = dict.fromkeys(about, b"{}")
+    with pytest.raises(DataSourceError, match="no data files in a format that can be read"):
+        fetched(tmp_path / "other", "hub:org/qa")
+
+
+def test_of_a_split_with_a_file_that_cannot_be_read_the_conversion_is_taken(hub: Hub, tmp_path: Path) -> None:
+    """Without that file rows of the split would be missing, and nobody would notice."""
+    hub.files = {"train-1.jsonl": jsonl(row(1)), "train-2.jsonl.zst": b"\x28\xb5\x2f\xfd", "test.jsonl": jsonl(row(3))}
+    with pytest.raises(DataSourceError, match=r"train-2.jsonl.zst of dataset org/qa cannot be read[\s\S]*unpack"):
+        fetched(tmp_path, "hub:org/qa")
+    assert contents(fetched(tmp_path, "hub:org/qa[test]")) == [hub.files["test.jsonl"]], "the other splits are whole"
+    both = parquet(row(1), row(2))
+    hub.branches[CONVERTED] = {"default/train/0000.parquet": both, "default/test/0000.parquet": parquet(row(3))}
+    found = fetched(tmp_path, "hub:org/qa")
+    assert (contents(found), found.revision) == ([both], hub.commit_of(CONVERTED))
+    with pytest.raises(DataSourceError, match=r"cannot be read[\s\S]*leave out the revision"):
+        fetched(tmp_path, f"hub:org/qa@{COMMIT}")
+
+
 def test_offline_and_not_there_is_an_error(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(DataSourceError, match="HF_HUB_OFFLINE"):

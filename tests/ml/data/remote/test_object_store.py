@@ -65,7 +65,7 @@ def test_a_store_without_a_driver_says_what_to_install(monkeypatch: pytest.Monke
     monkeypatch.setattr("fsspec.core.url_to_fs", missing)
     with pytest.raises(RequestError, match=r"driver for rows at s3:// is not installed[\s\S]*s3"):
         look_up_objects("s3://bucket/rows.jsonl")
-    with pytest.raises(RequestError, match="gcsfs"):
+    with pytest.raises(RequestError, match=r"luthier\[gs\]"):
         look_up_objects("gs://bucket/rows.jsonl")
 
 

@@ -40,6 +40,10 @@ _KEYWORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _SHARD: Final = re.compile(r"data/(?P<split>[\w.]+)-\d{5}-of-\d{5}\.[\w.]+")
+_NO_ROWS: Final = ("config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
+"""Files about a dataset, as `datasets` and its `save_to_disk` write them beside the rows."""
+_OTHER_PACKING: Final = (".bz2", ".lz4", ".xz", ".zst")
+"""Compressions that `datasets` reads and Luthier does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,22 @@ class _Listing:
         """The paths of files in a format that can be read, in order."""
         return sorted(path for path in self.files if is_data_file(path))
 
+    @property
+    def row_files(self) -> list[str]:
+        """The same and those of rows in a compression that is not read: they belong to a split, too."""
+        return sorted(path for path in self.files if is_data_file(_unpacked(path)))
+
 
 def is_data_file(path: str) -> bool:
-    """Whether a path ends as a data file does; what is hidden is none."""
-    is_hidden = any(part.startswith((".", "_")) for part in path.split("/"))
-    return not is_hidden and path.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)
+    """Whether a path ends as a data file does; what is hidden, or about the dataset, is none."""
+    *folders, name = path.split("/")
+    is_hidden = any(part.startswith((".", "_")) for part in (*folders, name))
+    return not is_hidden and name not in _NO_ROWS and name.lower().removesuffix(".gz").endswith(DATA_SUFFIXES)
+
+
+def _unpacked(path: str) -> str:
+    """The path without the end of a compression that is not read."""
+    return path[: path.rindex(".")] if path.lower().endswith(_OTHER_PACKING) else path
 
 
 def look_up_dataset(dataset: HubDataset) -> RemoteSource:
@@ -80,13 +95,18 @@ def look_up_dataset(dataset: HubDataset) -> RemoteSource:
     default = next((str(one.get("config_name")) for one in listing.configs if one.get("default") is True), None)
     configs, licence = Configs(), listing.licence
     if script not in listing.files:
-        configs = configs_of(listing.data_files, listing.configs)
+        configs = configs_of(listing.row_files, listing.configs)
     if not configs:
         listing, configs = _converted(dataset, listing, script)
     if dataset.config is None and len(configs) > 1 and default in configs:
         # Named from here on: the conversion has no card that a resumed run could find it in.
         dataset = replace(dataset, config=default)
-    return _source(dataset, listing, _chosen(dataset, configs), licence)
+    chosen = _chosen(dataset, configs)
+    if not all(is_data_file(path) for path in chosen):
+        # Without the files that cannot be read, rows of the split would be missing, and nobody would notice.
+        listing, configs = _converted(dataset, listing, script)
+        chosen = _chosen(dataset, configs)
+    return _source(dataset, listing, chosen, licence)
 
 
 def configs_of(paths: Sequence[str], card: Sequence[Mapping[str, Any]]) -> Configs:
@@ -216,6 +236,14 @@ def _converted(dataset: HubDataset, listing: _Listing, script: str) -> tuple[_Li
             expected=f"data files in a format that can be read ({', '.join(DATA_SUFFIXES)}), or the hub's conversion "
             "to Parquet: code of a repository is not run on this machine",
             do="ask its makers for Parquet files, or run the script where you trust it and save the rows as JSONL",
+        )
+    if unread := [path for path in listing.row_files if not is_data_file(path)]:
+        others = f" and {len(unread) - 1} more" if len(unread) > 1 else ""
+        raise DataSourceError(
+            f"{unread[0]}{others} of dataset {dataset.repo} cannot be read",
+            expected=f"files that end in {', '.join(DATA_SUFFIXES)}, each also with .gz, or the hub's conversion to "
+            "Parquet, which is of the newest revision alone",
+            do="leave out the revision" if dataset.revision else "download and unpack the files, and name them",
         )
     raise DataSourceError(
         f"dataset {dataset.repo} has no data files in a format that can be read",

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from luthier.core.errors import DataSourceError, LuthierError, NotFoundError
 from luthier.core.ids import sha256_bytes
-from luthier.core.system.artifact_transfer import open_root
+from luthier.core.system.artifact_transfer import access_variables, open_root
 from luthier.core.system.download import Opened, RemoteFile, RemoteSource
 
 _BLOCK_BYTES: Final = 8 << 20
@@ -90,6 +90,6 @@ def _explained(url: str, error: Exception, what: str) -> LuthierError | None:
     return DataSourceError(
         f"{what or url} could not be read: {type(error).__name__}",
         expected="a store that answers, and a key that may read it",
-        do="check the address, the endpoint (AWS_ENDPOINT_URL) and the credentials in the environment of this process, "
-        "then try again: the download continues where it ended",
+        do=f"check the address, {access_variables(url)} in the environment of this process, then try again: the "
+        "download continues where it ended",
     )
