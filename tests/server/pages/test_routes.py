@@ -157,6 +157,12 @@ def test_a_page_has_at_most_one_primary_button(answers: list[Answer]) -> None:
     assert sum(map(len, found.values())) > 20
 
 
+def test_a_page_with_choices_to_search_loads_what_searches_them(answers: list[Answer]) -> None:
+    searched = nonempty([answer for answer in answers if answer.is_page and "data-search" in answer.text])
+    assert [answer.path for answer in searched if "search_select" not in answer.text] == []
+    assert len({answer.path for answer in searched}) > 12
+
+
 def _found(folder: Path, text: str) -> Iterator[re.Match[str]]:
     """Where the folder is named: as it is, in JSON, and in an address."""
     return re.finditer(re.escape(str(folder)) + "|" + re.escape(str(folder).replace("/", "%2F")), text)
