@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from tests.documented_names import Page as DocumentPage
+from tests.documented_names import command_offences
 from tests.fixtures.one_loop import OneLoop
 from tests.full_home import QUOTED, FullHome, fill_home
 from tests.page_routes import QUERIES, WITHOUT_ADDRESS, routes_of
 from tests.page_rules import ids_shown, primary_buttons
+from tests.surface.gather import commands
 from tests.vacuous import nonempty
 
 from luthier.core.access import SCOPES
@@ -126,6 +129,45 @@ def test_a_page_with_choices_to_search_loads_what_searches_them(answers: list[An
     searched = nonempty([answer for answer in answers if answer.is_page and "data-search" in answer.text])
     assert [answer.path for answer in searched if "search_select" not in answer.text] == []
     assert len({answer.path for answer in searched}) > 12
+
+
+COMMANDS_BESIDE = {
+    "/deployments/{name}": ("deploy", "deployments"),
+    "/evaluations/new": ("eval", "safety"),
+    "/evaluations/panels/new?evaluation={evaluation_id}": ("human-eval create",),
+    "/monitor/model?name={name}": ("monitor",),
+    "/settings/alerts": ("alerts settings",),
+    "/settings/gate": ("gates set",),
+    "/settings/keys": ("keys create",),
+    "/settings/members": ("users invite", "users add"),
+    "/settings/projects": ("projects rename", "projects create"),
+    "/settings/traffic": ("traffic policy",),
+    "/pipelines/new/{name}": ("tune",),
+}
+"""What pages let one do, and the commands that do the same, which they show beside it."""
+
+
+def test_pages_show_the_commands_that_do_the_same_and_each_exists(answers: list[Answer]) -> None:
+    pages = nonempty([answer for answer in answers if answer.is_page])
+    shown = {page.path: _commands_shown(page.text) for page in pages}
+    missing = [
+        f"{path}: luthier {name}"
+        for path, names in COMMANDS_BESIDE.items()
+        if path in shown
+        for name in names
+        if not any(one.startswith(f"luthier {name} ") for one in shown[path])
+    ]
+    assert missing == []
+    assert len(set(shown) & set(COMMANDS_BESIDE)) > 7
+    written = [DocumentPage(path, "\n".join(f"`{one}`" for one in found)) for path, found in shown.items()]
+    every = commands()
+    assert [f"{page.path}: {what}" for page in written for _, what in command_offences(page, every)] == []
+
+
+def _commands_shown(text: str) -> list[str]:
+    """Commands in `<code>` and in the boxes of commands of a page."""
+    found = re.findall(r"<(?:code|pre)\b[^>]*>(luthier [^<\n]*)<", text)
+    return [unescape(one).replace("`", "'") for one in found]
 
 
 def _found(folder: Path, text: str) -> Iterator[re.Match[str]]:
