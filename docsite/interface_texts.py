@@ -1,4 +1,4 @@
-"""docs/interface_texts.md: every sentence of the pages that a person without a terminal meets, with its reading ease.
+"""docs/interface_texts.md: every sentence of the pages, with the reading ease of each page.
 
 python docsite/interface_texts.py        # write it; a test holds the page and the templates together
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "interface_texts.md"
 SOURCE = ROOT / "src" / "luthier"
 LEAST_EASE = 60.0
-"""What the pages of a person without a terminal have to reach."""
+"""What every page has to reach."""
 PAGES: dict[str, tuple[str, ...]] = {
     "Home": ("features/home_page/templates/*.html", "features/inbox/templates/home.html"),
     "Guided run": ("features/guided_runs/templates/*.html", "platform/ui/templates/rail.html"),
@@ -48,9 +48,10 @@ PAGES: dict[str, tuple[str, ...]] = {
 }
 _HEAD = f"""# Sentences of the interface
 
-Made by `docsite/interface_texts.py` from the templates of the pages that a person without a terminal meets. The number
-beside each page is its reading ease by Flesch, over all of its sentences; `tests/platform/ui/test_reading_ease.py`
-holds it at {LEAST_EASE:.0f} or more. "…" is a value that the page fills in.
+Made by `docsite/interface_texts.py` from the templates of the pages. The number beside a page is its reading ease by
+Flesch, over all of its sentences; `tests/platform/ui/test_reading_ease.py` holds it at {LEAST_EASE:.0f} or more. The pages that
+a person without a terminal meets come first, then all others by the folder of their templates. "…" is a value that the
+page fills in.
 """
 _BREAK = "\x1f"
 """Between texts that belong to different elements; line breaks of a template are spaces."""
@@ -91,7 +92,23 @@ def sentences_of(template: str) -> list[str]:
 
 def page_sentences(name: str) -> list[str]:
     """The sentences of a page, over all of its templates."""
-    files = [path for pattern in PAGES[name] for path in sorted(SOURCE.glob(pattern))]
+    return sentences_in([path for pattern in PAGES[name] for path in sorted(SOURCE.glob(pattern))])
+
+
+def other_templates() -> dict[str, list[Path]]:
+    """The templates of all other pages by their folder, such as `monitoring` or `settings`."""
+    listed = {path for patterns in PAGES.values() for pattern in patterns for path in SOURCE.glob(pattern)}
+    found: dict[str, list[Path]] = {}
+    for path in sorted(SOURCE.glob("**/templates/**/*.html")):
+        if path not in listed:
+            inside = path.parts[path.parts.index("templates") + 1 : -1]
+            folder = path.parts[path.parts.index("templates") - 1]
+            found.setdefault("/".join((folder, *inside)), []).append(path)
+    return found
+
+
+def sentences_in(files: list[Path]) -> list[str]:
+    """The sentences of templates, each once."""
     return list(dict.fromkeys(one for path in files for one in sentences_of(path.read_text(encoding="utf-8"))))
 
 
@@ -103,11 +120,13 @@ def reading_ease(sentences: list[str]) -> float:
 
 def text() -> str:
     """The whole page."""
-    return "\n".join([_HEAD, *(line for name in PAGES for line in _section(name))]) + "\n"
+    clerks = [line for name in PAGES for line in _section(name, page_sentences(name))]
+    others = [(name, sentences_in(files)) for name, files in other_templates().items()]
+    rest = [line for name, sentences in others if sentences for line in _section(f"`{name}`", sentences)]
+    return "\n".join([_HEAD, *clerks, *rest]) + "\n"
 
 
-def _section(name: str) -> Iterator[str]:
-    sentences = page_sentences(name)
+def _section(name: str, sentences: list[str]) -> Iterator[str]:
     yield f"## {name} ({reading_ease(sentences):.0f})\n"
     yield from (f"- {_escaped(one)}" for one in sentences)
     yield ""

@@ -101,6 +101,24 @@ def test_an_answer_to_an_earlier_form_does_not_undo_what_was_typed_since(
     expect(page.locator("#f-training-epochs")).to_have_value("4", timeout=60_000)
 
 
+def test_base_models_are_searched_and_the_choice_is_planned(
+    make_page: Callable[..., Page], server: tuple[HomeServer, str]
+) -> None:
+    page = opened(make_page, server)
+    model, field = page.locator("#f-base_model"), page.get_by_role("searchbox", name="Search: Base model")
+    sent: list[str] = []
+    page.on("request", lambda request: sent.append(request.url) if request.url.endswith("/runs/new/plan") else None)
+    field.press_sequentially("135m instr", delay=200)
+    until(page, lambda: model.locator("option").count() < 4)
+    assert "135m" in model.input_value()
+    expect(field).to_have_value("135m instr")
+    assert sent == [], "what is typed is no change of the recipe"
+    field.press("Enter")
+    until(page, lambda: f"base_model: {model.input_value()}" in page.locator("#f-text").input_value())
+    assert len(sent) == 1, "the choice is"
+    assert violations(page) == []
+
+
 def test_it_starts_from_a_phone(make_page: Callable[..., Page], server: tuple[HomeServer, str]) -> None:
     page = opened(make_page, server, viewport=PHONE, color_scheme="dark")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= PHONE["width"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from luthier.core.access import Caller
 from luthier.platform.auth.members import add_member
@@ -37,6 +37,34 @@ def test_settings(tmp_path: Path, make_page: Callable[..., Page], options: dict[
             assert width <= page.viewport_size["width"], f"{tab} is wider than the screen"  # type: ignore[index]
         _make_and_revoke_a_key(page, server.url)
         _verify_the_chain(page, server.url)
+
+
+def test_a_form_that_is_sent_without_a_network_stays_with_a_message(
+    tmp_path: Path, make_page: Callable[..., Page]
+) -> None:
+    home = tmp_path / "home"
+    with Context.open(home) as context:
+        key = create_key(context, "me", scopes=("admin",))[1]
+    with home_server(home) as server:
+        page = make_page()
+        sign_in(page, server.url, key, "/settings/keys")
+        page.fill("#name", "robot")
+        page.check("input[name=scopes][value=infer]")
+        page.context.set_offline(True)
+        page.click("text=Create the key")
+        alert = page.locator("[data-refusal]")
+        expect(alert).to_contain_text("The server does not answer.")
+        assert page.input_value("#name") == "robot"
+        assert page.is_checked("input[name=scopes][value=infer]")
+        assert violations(page) == []
+        errors = make_page.errors  # type: ignore[attr-defined]
+        assert [one for one in errors if "net::" not in one] == []
+        errors.clear()
+        page.evaluate("Object.defineProperty(navigator, 'onLine', { value: false })")  # a server on this very machine
+        page.context.set_offline(False)
+        page.click("text=Create the key")
+        expect(page.locator("#secret")).to_contain_text("sk-luthier-")
+        page.close()
 
 
 def _make_and_revoke_a_key(page: Page, url: str) -> None:

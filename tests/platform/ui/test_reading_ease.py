@@ -1,4 +1,4 @@
-"""The sentences of the pages that a person without a terminal meets: listed in the documentation, and easy to read."""
+"""The sentences of the pages: all listed in the documentation, and easy to read."""
 
 from __future__ import annotations
 
@@ -28,6 +28,20 @@ def test_every_page_is_plain_english(texts: Any) -> None:
         assert len(sentences) > 8, f"{name}: its templates are elsewhere now"
         ease = texts.reading_ease(sentences)
         assert ease >= texts.LEAST_EASE, f"{name} reads at {ease:.0f}: shorter sentences, shorter words"
+    for name, files in nonempty(texts.other_templates().items()):
+        if sentences := texts.sentences_in(files):
+            ease = texts.reading_ease(sentences)
+            assert ease >= texts.LEAST_EASE, f"{name} reads at {ease:.0f}: shorter sentences, shorter words"
+
+
+def test_every_template_is_in_the_list(texts: Any) -> None:
+    listed = {path for patterns in texts.PAGES.values() for pattern in patterns for path in texts.SOURCE.glob(pattern)}
+    others = {path for files in texts.other_templates().values() for path in files}
+    assert listed | others == set(texts.SOURCE.glob("**/templates/**/*.html"))
+    assert not listed & others
+    assert len(others) > 60
+    page = texts.text()
+    assert {"## `monitoring` (", "## `ui/settings` ("} <= {line.rpartition("(")[0] + "(" for line in page.splitlines()}
 
 
 def test_the_list_is_as_the_templates_are(texts: Any) -> None:

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import FastAPI, routing
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from tests.documented_names import Page as DocumentPage
+from tests.documented_names import command_offences
 from tests.fixtures.one_loop import OneLoop
 from tests.full_home import QUOTED, FullHome, fill_home
+from tests.page_routes import QUERIES, WITHOUT_ADDRESS, routes_of
 from tests.page_rules import ids_shown, primary_buttons
+from tests.surface.gather import commands
 from tests.vacuous import nonempty
 
 from luthier.core.access import SCOPES
@@ -25,15 +29,6 @@ from luthier.server.home import create_home_app
 ClientOf = Callable[..., TestClient]
 HX = {"HX-Request": "true"}
 pytestmark = pytest.mark.usefixtures("patient")
-
-
-def routes_of(app: FastAPI) -> Iterator[tuple[str, str]]:
-    """Method and path of every route of the API, and of the pages behind it."""
-    walk: Any = getattr(routing, "iter_route_contexts", iter)
-    for one in (app, app.router.default._pages):  # type: ignore[attr-defined]
-        for route in walk(one.routes):
-            for method in sorted(set(getattr(route, "methods", None) or ()) - {"HEAD", "OPTIONS"}):
-                yield method, str(route.path)
 
 
 @pytest.fixture(scope="module")
@@ -70,33 +65,6 @@ def client_of(filled: tuple[Context, FullHome, Path], app: FastAPI) -> Iterator[
         yield make
 
 
-QUERIES = (
-    "/runs/compare?run={run_id}&run=run-20261125-093008-bbbbbb",
-    "/runs/new?from={run_id}&dataset={dataset_id}&base_model={model}",
-    "/runs?text=eeeeee",
-    "/evaluations?words=answers&word=none",
-    "/evaluations/{evaluation_id}?page=1&system=1",
-    "/evaluations/panels/new?evaluation={evaluation_id}",
-    "/evaluations/new?model={run_id}",
-    "/monitor/model?name={name}",
-    "/review?item=none",
-    "/playground?model={model}",
-    "/playground/head?model={run_id}",
-    "/datasets/{dataset_id}/compare?old=1&new=1",
-    "/datasets/{dataset_id}/tokens?version=1&model={model}",
-    "/datasets/{dataset_id}/annotate/news?version=1&seen=0",
-    "/models/{model}",
-    "/models/{checkpoint}",
-    "/pipelines/auto-20261126-130000-abcdef",
-    "/pipelines/showdown-20261126-120000-abcdef",
-    "/api/v1/evaluations/{evaluation_id}?with_samples=true",
-    "/api/v1/runs?limit=100",
-)
-"""Addresses with queries, beside each route as it is."""
-WITHOUT = {"/welcome/{token}", "/rate/{token}", "/invite/{token}", "/tinker/weights/{token}/{file}"}
-"""Routes of links that hold a secret, which no address can be made of."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What a route has answered. is_page: a whole page of the shell, and no piece, file or report."""
@@ -111,7 +79,7 @@ class Answer:
 def answers(filled: tuple[Context, FullHome, Path], app: FastAPI, client_of: ClientOf) -> list[Answer]:
     """What every GET answers, as a page and to HTMX."""
     full, asked = filled[1], client_of()
-    paths = [path for method, path in routes_of(app) if method == "GET" and path not in WITHOUT]
+    paths = [path for method, path in routes_of(app) if method == "GET" and path not in WITHOUT_ADDRESS]
     assert len(paths) > 90
     found = []
     for path in (*paths, *QUERIES):
@@ -155,6 +123,51 @@ def test_a_page_has_at_most_one_primary_button(answers: list[Answer]) -> None:
     found = {page.path: primary_buttons(page.text) for page in pages}
     assert {path: buttons for path, buttons in found.items() if len(buttons) > 1} == {}
     assert sum(map(len, found.values())) > 20
+
+
+def test_a_page_with_choices_to_search_loads_what_searches_them(answers: list[Answer]) -> None:
+    searched = nonempty([answer for answer in answers if answer.is_page and "data-search" in answer.text])
+    assert [answer.path for answer in searched if "search_select" not in answer.text] == []
+    assert len({answer.path for answer in searched}) > 12
+
+
+COMMANDS_BESIDE = {
+    "/deployments/{name}": ("deploy", "deployments"),
+    "/evaluations/new": ("eval", "safety"),
+    "/evaluations/panels/new?evaluation={evaluation_id}": ("human-eval create",),
+    "/monitor/model?name={name}": ("monitor",),
+    "/settings/alerts": ("alerts settings",),
+    "/settings/gate": ("gates set",),
+    "/settings/keys": ("keys create",),
+    "/settings/members": ("users invite", "users add"),
+    "/settings/projects": ("projects rename", "projects create"),
+    "/settings/traffic": ("traffic policy",),
+    "/pipelines/new/{name}": ("tune",),
+}
+"""What pages let one do, and the commands that do the same, which they show beside it."""
+
+
+def test_pages_show_the_commands_that_do_the_same_and_each_exists(answers: list[Answer]) -> None:
+    pages = nonempty([answer for answer in answers if answer.is_page])
+    shown = {page.path: _commands_shown(page.text) for page in pages}
+    missing = [
+        f"{path}: luthier {name}"
+        for path, names in COMMANDS_BESIDE.items()
+        if path in shown
+        for name in names
+        if not any(one.startswith(f"luthier {name} ") for one in shown[path])
+    ]
+    assert missing == []
+    assert len(set(shown) & set(COMMANDS_BESIDE)) > 7
+    written = [DocumentPage(path, "\n".join(f"`{one}`" for one in found)) for path, found in shown.items()]
+    every = commands()
+    assert [f"{page.path}: {what}" for page in written for _, what in command_offences(page, every)] == []
+
+
+def _commands_shown(text: str) -> list[str]:
+    """Commands in `<code>` and in the boxes of commands of a page."""
+    found = re.findall(r"<(?:code|pre)\b[^>]*>(luthier [^<\n]*)<", text)
+    return [unescape(one).replace("`", "'") for one in found]
 
 
 def _found(folder: Path, text: str) -> Iterator[re.Match[str]]:

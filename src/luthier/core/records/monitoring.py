@@ -158,6 +158,7 @@ class WatchSettings(FrozenModel):
         judge: a model that scores samples of its answers, as `luthier eval --judge` names it; None evaluates none.
         num_judged: answers of the window, and as many of the time before.
         suite: a suite that judges it again and again, absolute; None has none.
+        suite_file_id: a suite that is a file of the project, in place of `suite`.
         suite_every_hours: from one beginning to the next.
     """
 
@@ -168,4 +169,5 @@ class WatchSettings(FrozenModel):
     judge: str | None = None
     num_judged: Annotated[int, Field(ge=20, le=1000)] = 60
     suite: str | None = None
+    suite_file_id: str | None = None
     suite_every_hours: Annotated[float, Field(ge=1, le=24 * 366)] = 24.0

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
-from luthier.core.access import SCOPES, ApiKey, Caller, Scope
+from luthier.core.access import SCOPES, ApiKey, Caller, Scope, project_option
 from luthier.core.errors import LuthierError
 from luthier.platform.auth import service as access
 from luthier.platform.home.context import Context
@@ -89,6 +89,7 @@ def _page(request: Request, context: Context, caller: Caller, values: dict[str, 
         "spans": _SPANS,
         "form": _EMPTY,
         "made": None,
+        "project_words": project_option(caller.project_id),
     }
     return show(request, "keys", common | values, status=status)
 

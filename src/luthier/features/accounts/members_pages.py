@@ -8,7 +8,7 @@ from fastapi import APIRouter, Form, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response
 
-from luthier.core.access import Caller
+from luthier.core.access import Caller, project_option
 from luthier.core.errors import BusyError, LuthierError
 from luthier.platform.auth import members as people
 from luthier.platform.auth.invitations import list_invitations
@@ -139,5 +139,6 @@ def members_page(
         "spans": SPANS,
         "links": public_address(context, caller.project_id),
         "address_given": "",
+        "project_words": project_option(caller.project_id),
     }
     return show(request, "members", common | values, status=status)

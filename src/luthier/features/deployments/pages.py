@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
-from luthier.core.access import Caller
+from luthier.core.access import Caller, project_option
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.records.deployment import Revision
 from luthier.features.deployments import canary_release
@@ -172,6 +172,7 @@ def _page(request: Request, context: Context, caller: Caller, name: str, given: 
         "base_url": f"{str(request.base_url).rstrip('/')}/v1",
         "gives": "" if head is None else head.facts["gives"],
         "example": example_request(name, head),
+        "project_words": project_option(caller.project_id),
     }
     return render(request, "deployments/show.html", values, status=status_of(error) if error else 200)
 

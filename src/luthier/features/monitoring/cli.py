@@ -136,7 +136,8 @@ def _with_suite(kept: WatchSettings, suite: str | None, every: str | None) -> Wa
     hours = kept.suite_every_hours if every is None else parse_duration(every, option="--suite-every") / 3600
     if not 1 <= hours <= _MAX_HOURS:
         raise RequestError(f"--suite-every {every}", expected="from 1h to 366d", do="write for example 24h or 7d")
-    return kept.model_copy(update={"suite": chosen, "suite_every_hours": hours})
+    of_project = kept.suite_file_id if suite is None else None  # one suite, from the page or from here
+    return kept.model_copy(update={"suite": chosen, "suite_file_id": of_project, "suite_every_hours": hours})
 
 
 def _show_check(console: Console, found: MonitorResult, settings: WatchSettings, job_id: str | None) -> None:

@@ -17,7 +17,7 @@ from luthier.core.records.monitoring import Alert, Signal, SignalGroup, WatchRep
 from luthier.features.feedback import review as review_queue
 from luthier.features.feedback import service as feedback
 from luthier.features.model_cards.service import target_names
-from luthier.features.monitoring import alerts
+from luthier.features.monitoring import alerts, model_settings
 from luthier.features.monitoring import loop as monitor_loop
 from luthier.features.monitoring.loop import CheckState, PastCheck
 from luthier.features.monitoring.planned import planned_signals
@@ -27,8 +27,9 @@ from luthier.ml.charts.spec import Axis, Mark, Plot, Point, Series
 from luthier.platform.home.context import Context
 from luthier.platform.notifications import mails
 from luthier.platform.ui.errors import status_of
+from luthier.platform.ui.i18n.environments import decimal_mark_of
 from luthier.platform.ui.render import Advised, Page, redirect, render
-from luthier.platform.ui.visitor import HomeContext, Reader, Trainer, one_state
+from luthier.platform.ui.visitor import Admin, HomeContext, Reader, Trainer, one_state
 
 if TYPE_CHECKING:
     import polars as pl
@@ -117,6 +118,7 @@ _KINDS: Final[dict[Kind, str]] = {
     "words": "With text",
     "said": "With feedback",
 }
+_Field = Annotated[str, Form(max_length=1024)]
 _Model = Annotated[str, Query(min_length=1, max_length=255, pattern=r"^[^\x00]*$")]
 
 
@@ -170,7 +172,47 @@ def index(request: Request, context: HomeContext, caller: Reader) -> Response:
 
 @router.get("/model")
 def model(request: Request, context: HomeContext, caller: Reader, name: _Model) -> Response:
-    """One model: signals with charts, and its alerts."""
+    """One model: signals with charts, its alerts, and what else is monitored of it."""
+    return _model_page(request, context, caller, name)
+
+
+@router.post("/model")
+def change_model_settings(
+    request: Request,
+    context: HomeContext,
+    caller: Admin,
+    name: Annotated[str, Form(min_length=1, max_length=255)],
+    judge: _Field = "",
+    num_judged: _Field = "",
+    suite: _Field = "",
+    suite_every: _Field = "",
+    groups: Annotated[str, Form(max_length=20_000)] = "",
+    normal_now: Annotated[bool, Form()] = False,
+) -> Response:
+    """Change the judge, the suite and the groups of people of a model; an empty number keeps what was set."""
+    given = {"judge": judge, "num_judged": num_judged, "suite": suite, "suite_every": suite_every, "groups": groups}
+    given["normal_now"] = "yes" if normal_now else ""
+    try:
+        _check_is_monitored(context, caller, name)
+        model_settings.change_settings(context, caller, name, given, decimal_mark=decimal_mark_of(request))
+    except LuthierError as error:
+        return _model_page(request, context, caller, name, given, error)
+    return redirect(request, f"/monitor/model?{urlencode({'name': name})}", "The next check uses these settings.")
+
+
+def _check_is_monitored(context: Context, caller: Caller, name: str) -> None:
+    if name not in monitor_loop.monitored_models(context, caller.project_id):
+        raise NotFoundError(f"{name[:100]!r} is not monitored", expected="a model of the list", do="open the list")
+
+
+def _model_page(
+    request: Request,
+    context: Context,
+    caller: Caller,
+    name: str,
+    given: Mapping[str, str] | None = None,
+    error: LuthierError | None = None,
+) -> Response:
     found = alerts.list_alerts(context, caller.project_id, model=name, limit=_MAX_ALERTS)
     watched = _watched(context, caller, name, [one for one in found if one.status == "open"])
     # A removed deployment keeps its page as long as there are checks or alerts about it.
@@ -189,6 +231,9 @@ def model(request: Request, context: HomeContext, caller: Reader, name: _Model) 
     traffic_now, planned = planned_signals(context, caller.project_id, name, settings) if is_unknown else (None, [])
     values = {
         "watched": watched,
+        "form": model_settings.settings_form(context, caller, name, given),
+        "keep": model_settings.KEEP,
+        "error": error,
         "settings": settings,
         "traffic_now": traffic_now,
         "planned": planned,
@@ -200,7 +245,7 @@ def model(request: Request, context: HomeContext, caller: Reader, name: _Model) 
         "thumbs": {thumb: sum(one.thumb == thumb for one in said) for thumb in ("up", "down")},
         "num_corrections": sum(one.correction is not None for one in said),
     }
-    return render(request, "monitoring/model.html", values)
+    return render(request, "monitoring/model.html", values, status=200 if error is None else status_of(error))
 
 
 @router.post("/look")
@@ -208,8 +253,7 @@ def look(
     request: Request, context: HomeContext, caller: Trainer, name: Annotated[str, Form(min_length=1, max_length=255)]
 ) -> Response:
     """Begin a look, and lead to where what it has seen will be: a look reads hours of exchanges."""
-    if name not in monitor_loop.monitored_models(context, caller.project_id):
-        raise NotFoundError(f"{name[:100]!r} is not monitored", expected="a model of the list", do="open the list")
+    _check_is_monitored(context, caller, name)
     # In the background: a check reads hours of traffic, which would hold the request open.
     monitor_loop.start_check(context, caller.project_id, name)
     return redirect(request, f"/monitor/model?{urlencode({'name': name})}")

@@ -138,6 +138,7 @@ def _of_traffic(counts: TrafficCounts, window: str, no_text: str) -> list[Planne
 
 def _of_settings(own: WatchSettings, counts: TrafficCounts, window: str, no_text: str) -> list[PlannedSignals]:
     """What an operator can add for a model."""
+    has_suite = own.suite is not None or own.suite_file_id is not None
     # Both sides of the comparison need as many: the smaller one decides what is missing.
     num_judged = min(counts.num_now, counts.num_before)
     return [
@@ -152,8 +153,8 @@ def _of_settings(own: WatchSettings, counts: TrafficCounts, window: str, no_text
             "Results of a suite",
             "worse than the last or the best result before, or better than the last, on the same rows",
             f"two results, one every {own.suite_every_hours:g} hours",
-            "" if own.suite else "no suite is set",
-            is_off=own.suite is None,
+            "" if has_suite else "no suite is set",
+            is_off=not has_suite,
         ),
         PlannedSignals(
             f"Groups of people{': ' + ', '.join(own.groups) if own.groups else ''}",

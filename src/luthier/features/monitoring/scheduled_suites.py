@@ -24,6 +24,7 @@ from luthier.core.records.deployment import Share
 from luthier.core.records.monitoring import SETTINGS_KIND, Signal, WatchSettings
 from luthier.core.results.suite import SuiteResult, TaskResult
 from luthier.features.evaluation_orders.service import ASKED, EvaluationOrder, needs_operator
+from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import ENDED, Job
 
@@ -76,10 +77,10 @@ def begin_due(context: Context, project_id: str, model: str, settings: WatchSett
     """Have the suite begin where its time has come and the last one has ended; the job, None where it has not.
 
     Raises:
-        NotFoundError: The target of the name is gone.
+        NotFoundError: The target of the name, or the file of the suite, is gone.
         ConflictError: It cannot be evaluated.
     """
-    if settings.suite is None:
+    if settings.suite is None and settings.suite_file_id is None:
         return None
     every, now = settings.suite_every_hours * _HOUR_SECONDS, context.access.now()
     state = state_of(context, project_id, model)
@@ -89,8 +90,9 @@ def begin_due(context: Context, project_id: str, model: str, settings: WatchSett
         kind="suite",
         result_id=new_id("suite"),
         candidate=_candidate(context, project_id, model),
+        file_id=settings.suite_file_id,
         suite_file=settings.suite,
-        label=Path(settings.suite).name,
+        label=_suite_name(context, project_id, settings),
     )
     document = {ASKED: order.model_dump(mode="json")}
     job = Job(job_id=new_id("job"), kind="evaluation", document=document, run_id="", project_id=project_id)
@@ -99,6 +101,13 @@ def begin_due(context: Context, project_id: str, model: str, settings: WatchSett
     if not _claim(context, project_id, model, SuiteState(next_at=now + every, job_id=job.job_id), seen=state):
         return None
     return context.jobs.submit(job)
+
+
+def _suite_name(context: Context, project_id: str, settings: WatchSettings) -> str:
+    """What pages call the suite: the name of its file."""
+    if settings.suite is not None:
+        return Path(settings.suite).name
+    return files.get_file(context, project_id, str(settings.suite_file_id)).filename
 
 
 def _is_due(context: Context, project_id: str, state: SuiteState, every: float, now: float) -> bool:

@@ -24,11 +24,13 @@ from luthier.core.errors import ConflictError, DataError, NotFoundError, Request
 from luthier.core.records.deployment import Share
 from luthier.core.records.monitoring import WatchReport, WatchSettings
 from luthier.core.system.bounded_regex import BoundedPattern
+from luthier.features.evaluation_orders.service import check_suite
 from luthier.features.judges.service import judge_name
 from luthier.features.monitoring.scheduled_suites import SETTINGS, check_suite_file, model_settings
 from luthier.features.recipes.checks import column_map
 from luthier.features.serving.targets import EXPORT
 from luthier.features.traffic import service as traffic
+from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 
 if TYPE_CHECKING:
@@ -283,7 +285,7 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
 
     Raises:
         RequestError: Too many groups, a group's name or pattern, a judge's name, or a suite that no job can run.
-        NotFoundError: A path that does not exist.
+        NotFoundError: A path or a file of the project that does not exist.
     """
     if len(settings.groups) > _MAX_GROUPS:
         raise RequestError(
@@ -302,6 +304,8 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
         judge_name(settings.judge)
     if settings.suite is not None:
         check_suite_file(Path(settings.suite))
+    if settings.suite_file_id is not None:
+        check_suite(context, project_id, files.get_file(context, project_id, settings.suite_file_id))
     for path in (settings.corpus, settings.data):
         if path is not None and not Path(path).exists():
             raise NotFoundError(f"no {path}", expected="a folder or a file", do="correct --corpus or --data")

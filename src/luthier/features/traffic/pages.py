@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
-from luthier.core.access import Caller
+from luthier.core.access import Caller, project_option
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.records.logging_mode import MOST_DAYS_KEPT, LoggingMode
 from luthier.core.records.traffic import TrafficPolicy
@@ -130,4 +130,12 @@ def _page(request: Request, context: Context, caller: Caller, values: dict[str, 
         "mask": policy.mask_personal_data,
         "keep_days": policy.keep_days,
     }
+    common["command"] = _command(policy, caller.project_id)
     return show(request, "traffic", common | values, status=status)
+
+
+def _command(policy: TrafficPolicy, project: str) -> str:
+    """The command that sets the same."""
+    words = f"luthier traffic policy --keep {policy.keep} --fraction {policy.fraction:g}"
+    words += " --mask" if policy.mask_personal_data else " --no-mask"
+    return f"{words} --keep-days {policy.keep_days}{project_option(project)}"

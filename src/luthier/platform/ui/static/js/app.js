@@ -166,6 +166,17 @@ for (const form of document.querySelectorAll("form.language")) {
   form.addEventListener("submit", () => { if (addressNow() !== addressFirst) form.elements.back.value = addressNow(); });
 }
 
+// A form that is sent without a network would end on the browser's own page of errors, without what was typed. A server on
+// this machine answers all the same: a file of it is requested first. What HTMX sends has its own message, see below.
+const sendable = new WeakSet();
+document.addEventListener("submit", (event) => {
+  const form = event.target, by = event.submitter;
+  if (navigator.onLine || sendable.delete(form) || form.method === "dialog" || [form, by].some((one) => one?.matches("[hx-get], [hx-post]"))) return;
+  event.preventDefault();
+  event.stopImmediatePropagation();
+  fetch(document.querySelector('link[rel="icon"]').href, { cache: "no-store" }).then(() => { sendable.add(form); form.requestSubmit(by); }, () => showNoAnswer(form));
+}, true);
+
 // A form or button with `data-confirm` asks before an action that cannot be undone.
 document.addEventListener("submit", (event) => {
   const words = event.submitter?.dataset.confirm ?? event.target.dataset.confirm;

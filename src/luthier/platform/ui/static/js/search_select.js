@@ -15,12 +15,15 @@ function enhance(select) {
   field.setAttribute("aria-label", Luthier.t("Search: {name}", { name }));
   status.className = "visually-hidden";
   status.setAttribute("role", "status");
+  let before = select.value;
   select.before(field, status);
   // A label around both is that of the field now: the select keeps its name by itself.
   if (![...(select.labels ?? [])].some((label) => label.control === select)) select.setAttribute("aria-label", name);
 
-  const choose = () => select.dispatchEvent(new Event("change", { bubbles: true }));
-  field.addEventListener("input", () => {
+  // What is typed is no input of the form: the choice is, once it is made. A form that plans at each input waits for it.
+  const choose = () => { for (const type of ["input", "change"]) select.dispatchEvent(new Event(type, { bubbles: true })); };
+  field.addEventListener("input", (event) => {
+    event.stopPropagation();
     const wanted = words(field.value), chosen = new Set([...select.selectedOptions]);
     const found = all.filter((one) => wanted.every((word) => one.text.includes(word)) || (select.multiple && chosen.has(one.option)));
     for (const { option } of all) option.remove();
@@ -34,7 +37,8 @@ function enhance(select) {
     if (event.key === "Enter") { event.preventDefault(); select.focus(); }
     else if (event.key === "Escape" && field.value) { event.preventDefault(); field.value = ""; field.dispatchEvent(new Event("input")); }
   });
-  field.addEventListener("change", () => { if (!select.multiple) choose(); });
+  field.addEventListener("change", (event) => { event.stopPropagation(); if (!select.multiple && select.value !== before) choose(); before = select.value; });
+  select.addEventListener("change", () => { before = select.value; });
 }
 
 function enhanceAll(within) {
