@@ -329,8 +329,8 @@ class _Search:
             examples = counted(num, "nearest example") if best.num_nearest else counted(num, "drawn example")
         notes = [
             f"{opening} The best of many looks better on these rows than it is.",
-            f"The best prompt has {examples}: "
-            f"{self.metric.title} {figure:.3g} on {counted(num_rows, 'row')} of the search.",
+            f"The best prompt has {examples}.",
+            f"{self.metric.title} on {counted(num_rows, 'row')} of the search: {figure:.3g}.",
         ]
         if best.instruction:
             notes.append(f'The best prompt has the instruction "{best.instruction}".')
