@@ -39,7 +39,8 @@ def test_each_query_is_searched_among_all_documents_and_those_of_training_rows()
     assert right == [{"a", "c"}, {"b"}]
     assert list(task.of(0)) == list(range(6))
     assert task.notes == (
-        "Each of 2 queries is searched among 3 documents of the held-out rows and 3 of the training rows.",
+        "2 queries are searched among 3 documents of held-out rows.",
+        "3 documents of training rows, of 3, can be found by mistake.",
     )
 
 
@@ -50,7 +51,7 @@ def test_a_document_that_is_the_query_itself_is_no_candidate_of_it() -> None:
     assert set(task.documents) == {"q2", "q3", "q4", "a", "d"}
     named = [{task.documents[place] for place in task.of(number)} for number in range(3)]
     assert named == [set(task.documents), {"q3", "q4", "a", "d"}, {"q2", "q3", "a", "d"}]
-    assert task.notes[0].endswith("Of 2 of them a document has the same text, so it is not a candidate.")
+    assert task.notes[-1] == "2 queries are also the text of a document, which is then no candidate."
     # Scores of a model that knows texts alone: the same text first, then the right document.
     scores = [
         np.array([2.0 * (task.documents[place] == query) + (place in right) for place in task.of(number)])

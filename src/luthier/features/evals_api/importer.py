@@ -135,7 +135,7 @@ def _imported(
         name=name, kind="graded", data=f"{name}.jsonl", item="item", graders=tuple(kept), allow_code=runs_code
     )
     if runs_code:
-        notes.append("A grader is Python code: it runs with --allow-code, in the lock-down of docs/tasks.md.")
+        notes.append("A grader is Python code: it runs with --allow-code, in the sandbox that docs/tasks.md describes.")
     suite = Suite(name=name, tasks=(task,))
     out.mkdir(parents=True, exist_ok=True)
     rows_path, suite_path = out / f"{name}.jsonl", out / f"{name}.yaml"

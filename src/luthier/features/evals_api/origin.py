@@ -17,6 +17,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, StorageFullError, UnreachableError
 from luthier.core.records.deployment import NAME
+from luthier.core.text.counted import counted
 from luthier.features.evals_api.data import Rows, messages_of, text_of
 from luthier.features.evals_api.records import Eval, EvalRun
 from luthier.features.models.names import is_tuned_name
@@ -80,10 +81,13 @@ def origin_of(context: Context, one: Eval, run: EvalRun, rows: Rows) -> Origin:
         return Origin(run.eval_id, cautions=(_unknown("The training rows of the model are missing or have changed"),))
     said = []
     if exact:
-        said.append(f"{exact:,} of {rows.num_rows:,} items were trained on: the figures look too good.")
+        said.append(
+            f"{counted(exact, 'item was', 'items were')} trained on, of {rows.num_rows:,}: the figures look too good."
+        )
     if same_prompt:
         said.append(
-            f"{same_prompt:,} of {rows.num_rows:,} items have a prompt that was trained on with another answer."
+            f"{counted(same_prompt, 'item has', 'items have')} the prompt of a training row with another answer, of "
+            f"{rows.num_rows:,}."
         )
     outcome = tuned.run_id if tuned.step is None else None
     return Origin(outcome or run.model, tuned.run_id, outcome, exact, tuple(said))

@@ -15,6 +15,7 @@ from luthier.core.ids import sha256_document
 from luthier.core.json_limits import json_text
 from luthier.core.records.bounds import UNIT, Bounds
 from luthier.core.results.suite import SuiteResult, TaskResult
+from luthier.core.text.counted import counted
 from luthier.features.evals_api.data import Rows
 from luthier.features.evals_api.origin import Origin, origin_of
 from luthier.features.evals_api.records import Eval, EvalRun, OutputItem, score_range
@@ -138,11 +139,13 @@ def _task(
     cautions = []
     if num_graded < rows.num_rows:
         cautions.append(
-            f"{rows.num_rows - num_graded:,} of {rows.num_rows:,} items have an error and are not in these figures."
+            f"{counted(rows.num_rows - num_graded, 'item has', 'items have')} an error, of {rows.num_rows:,}: not "
+            "in these figures."
         )
     if samples and rows.num_rows > len(samples):
         cautions.append(
-            f"The first {len(samples):,} of {rows.num_rows:,} answers are shown; the output items have all."
+            f"{counted(len(samples), 'answer is', 'answers are')} shown, the first of {rows.num_rows:,}; the output "
+            "items have all."
         )
     judged = SystemResult(
         name=system, model=system, num_samples=num_graded, metrics=figures, samples=samples, seconds=0.0

@@ -16,6 +16,7 @@ from luthier.core.errors import LuthierError, OverlongError, RequestError
 from luthier.core.evaluation_plan import EvaluationPlan, MetricName
 from luthier.core.ids import sha256_document
 from luthier.core.ports import Generation, Progress, Prompt
+from luthier.core.text.counted import counted
 from luthier.features.models.resolve import Candidate, TemplatedEngine, find_candidate, system_under_test
 from luthier.features.recipes.checks import have_text_answers
 from luthier.platform.home.context import Context
@@ -181,7 +182,8 @@ def found_prompt(
     if not of_texts:
         return None, ("No prompt was searched for: none of the metrics compares texts.",)
     if len(search.rows) < _LEAST_SEARCH_ROWS or not have_text_answers(search.rows):
-        return None, (f"No prompt was searched for: {len(search.rows)} rows can be used for it.",)
+        num = len(search.rows)
+        return None, (f"No prompt was searched for: {counted(num, 'row is', 'rows are')} usable for it.",)
     metric = of_texts[primary_metric(list(of_texts), [row.reference for row in search.rows])]
     engine = engine_of(base)
 
@@ -198,9 +200,9 @@ def found_prompt(
         return None, (f"No prompt was searched for: {error.came}; expected {error.expected}.",)
     if search.reflection_model is None:
         return work.outcome(best, found)
-    reflected, sentence = work.reflect(search.reflection_model, reflector_of, best, found)
+    reflected, of_reflection = work.reflect(search.reflection_model, reflector_of, best, found)
     candidate, notes = work.outcome(best, found, reflected)
-    return candidate, (*notes, sentence)
+    return candidate, (*notes, *of_reflection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +251,8 @@ class _Search:
 
     def reflect(
         self, name: str, reflector_of: Callable[[str], Reflector], best: Candidate, found: FoundPrompt
-    ) -> tuple[Reflected | None, str]:
-        """The outcome of the reflection, None where there was none, and a sentence on it.
+    ) -> tuple[Reflected | None, tuple[str, ...]]:
+        """The outcome of the reflection, None where there was none, and sentences on it.
 
         Raises:
             LuthierError: the search is required, and the reflection model gives no answer.
@@ -263,10 +265,14 @@ class _Search:
             return self._instructed(replace(best, instruction=instruction))
 
         if len(search.feedback) < _LEAST_SEARCH_ROWS:
-            return None, f"{name} wrote no instruction: {len(search.feedback)} training rows are left to learn from."
+            num = len(search.feedback)
+            return None, (
+                f"{name} wrote no instruction: {counted(num, 'training row is', 'training rows are')} left to learn "
+                "from.",
+            )
         start = instructed(best.instruction)
         if start is None:
-            return None, f"{name} wrote no instruction: training rows do not fit into the context of the base."
+            return None, (f"{name} wrote no instruction: training rows do not fit into the context of the base.",)
         try:
             done = reflect(
                 start,
@@ -283,19 +289,25 @@ class _Search:
             if search.is_required:
                 raise
             # A run that was trained for hours must not end for it.
-            return None, f"{name} wrote no instruction: {error.came}."
-        instructions = f"{done.num_written} new instruction{'s' if done.num_written != 1 else ''}"
-        sentence = (
-            f"{name} wrote {instructions} from mistakes on {len(search.feedback)} training rows, with "
-            f"{done.num_writer_tokens:,} of the tokens; {done.num_kept} of them did better there, and answered "
-            f"{done.num_rows} of the rows of the search."
-        )
-        return done, f"{sentence} It gave no more: {done.stopped}." if done.stopped else sentence
+            return None, (f"{name} wrote no instruction: {error.came}.",)
+        notes = [
+            f"{name} wrote {counted(done.num_written, 'new instruction')} from mistakes on "
+            f"{counted(len(search.feedback), 'training row')}.",
+            f"{name} read and wrote {counted(done.num_writer_tokens, 'token')} for these instructions.",
+            f"Of the new instructions, {done.num_kept:,} did better on training rows and answered "
+            f"{counted(done.num_rows, 'row')} of the search.",
+        ]
+        if done.stopped:
+            notes.append(f"{name} wrote no more instructions: {done.stopped}.")
+        return done, tuple(notes)
 
     def outcome(
         self, best: Candidate, found: FoundPrompt, reflected: Reflected | None = None
     ) -> tuple[Candidate | None, tuple[str, ...]]:
-        """The candidate to be evaluated, and a sentence on how it was found."""
+        """The candidate to be evaluated, and sentences on how it was found.
+
+        The instruction is in a sentence of its own: it may have sentences in it, and pages translate one by one.
+        """
         num_tokens, figure, num_rows = found.num_tokens, found.figure, found.num_rows
         if reflected is not None:
             num_tokens += reflected.num_tokens
@@ -303,20 +315,26 @@ class _Search:
             if reflected.instruction != best.instruction:
                 writer = self.search.reflection_model or ""
                 best = replace(best, instruction=reflected.instruction, reflection_model=writer)
+        num = len(self.search.rows)
         opening = (
-            f"A search over {found.num_tried} prompts on {len(self.search.rows)} rows that are not evaluated read and "
-            f"wrote {num_tokens:,} tokens of {self.search.budget_tokens:,}."
+            f"A search over {counted(found.num_tried, 'prompt')} on "
+            f"{counted(num, 'row that is not evaluated', 'rows that are not evaluated')} "
+            f"read and wrote {num_tokens:,} of {self.search.budget_tokens:,} tokens."
         )
         num = best.num_nearest or len(best.shots)
         if not num and not best.instruction:
             return None, (f"{opening} None of them did better than the rows' own text.",)
-        examples = f"{num} {'nearest' if best.num_nearest else 'drawn'} examples" if num else "no examples"
-        said = f'the instruction "{best.instruction}"' if best.instruction else "no instruction"
-        sentence = (
-            f"{opening} The best has {said} and {examples}: {self.metric.title} {figure:.3g} on {num_rows} of these "
-            "rows. As the best of many, it looks better there than it is."
-        )
-        return replace(best, name=f"{self.base.name} + optimised prompt", search_tokens=num_tokens), (sentence,)
+        examples = "no examples"
+        if num:
+            examples = counted(num, "nearest example") if best.num_nearest else counted(num, "drawn example")
+        notes = [
+            f"{opening} The best of many looks better on these rows than it is.",
+            f"The best prompt has {examples}.",
+            f"{self.metric.title} on {counted(num_rows, 'row')} of the search: {figure:.3g}.",
+        ]
+        if best.instruction:
+            notes.append(f'The best prompt has the instruction "{best.instruction}".')
+        return replace(best, name=f"{self.base.name} + optimised prompt", search_tokens=num_tokens), tuple(notes)
 
     def _instructed(self, own: Candidate) -> Instructed | None:
         """A prompt with the rows of a reflection; None where it does not fit into the context with all examples."""

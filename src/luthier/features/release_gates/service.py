@@ -409,8 +409,10 @@ def _own_evaluation(context: Context, project_id: str, run_id: str) -> tuple[Eva
         return None, ("The run is of another project, which shares the model alone, so its evaluation does not count.",)
     # A gate must not pass on rows that the model has memorised.
     if num := context.runs.plan(run_id).data.num_leaked:
-        verb = "is" if num == 1 else "are"
-        return None, (f"{num:,} of its held-out rows {verb} in its training rows, so its evaluation does not count.",)
+        return None, (
+            f"{counted(num, 'of its held-out rows is', 'of its held-out rows are')} in its training rows, so its "
+            "evaluation does not count.",
+        )
     return context.evaluations.get(evaluation_id), ()
 
 

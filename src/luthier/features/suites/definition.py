@@ -28,6 +28,7 @@ from luthier.core.results.suite import (
     Suite,
     SuiteTask,
 )
+from luthier.core.text.counted import counted
 from luthier.features.evaluations.leakage import not_held_out
 from luthier.features.recipes.checks import map_that_fits
 from luthier.features.recipes.file import FileKind, describe_problems, read_recipe_file
@@ -225,7 +226,10 @@ def load_task(task: RowTask, find_file: FileFinder, *, seen: Seen, seed: int, is
     examples = [row.example for row in rows]
     num_leaked, cautions = _leaked(task, examples, read.without_answer, seen, refuses=not is_general)
     if len(rows) < len(read.rows):
-        cautions = (f"{len(rows):,} of the file's {len(read.rows):,} rows were evaluated.", *cautions)
+        cautions = (
+            f"{counted(len(rows), 'row was', 'rows were')} evaluated, of {len(read.rows):,} in the file.",
+            *cautions,
+        )
     shots: tuple[Example, ...] = ()
     if task.few_shot and task.few_shot_from is not None:
         shown_path = find_file("few_shot_from", task.few_shot_from)
@@ -368,9 +372,15 @@ def _leaked(
         )
     said = []
     if exact:
-        said.append(f"{len(exact):,} of {len(examples):,} rows were trained on: figures of that run look too good.")
+        said.append(
+            f"{counted(len(exact), 'row is also a training row', 'rows are also training rows')}, of "
+            f"{len(examples):,}: figures of that run look too good."
+        )
     if num_same:
-        said.append(f"{num_same:,} of {len(examples):,} rows have a prompt that was trained on with another answer.")
+        said.append(
+            f"{counted(num_same, 'row has', 'rows have')} the prompt of a training row with another answer, of "
+            f"{len(examples):,}."
+        )
     return len(exact), tuple(said)
 
 

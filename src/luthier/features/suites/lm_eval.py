@@ -13,6 +13,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.ids import sha256_document
 from luthier.core.results.suite import LmEvalTask, TaskResult
 from luthier.core.system.extras import require_extra
+from luthier.core.text.counted import counted
 from luthier.features.generation.shared_engine import SharedEngine
 from luthier.features.models.resolve import Candidate
 from luthier.features.suites.task_runs import Engines, Server, System
@@ -78,7 +79,10 @@ def run_lm_eval(
             )
         )
         if model.num_truncated:
-            truncated.append(f"{model.num_truncated:,} requests to {system.name} were cut to fit into its context.")
+            truncated.append(
+                f"{counted(model.num_truncated, 'request was', 'requests were')} cut to fit into the context of "
+                f"{system.name}."
+            )
     return as_task_result(
         task.name,
         found,

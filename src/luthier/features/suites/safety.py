@@ -18,6 +18,7 @@ from luthier.core.errors import ConflictError, DataError, RequestError
 from luthier.core.ids import new_id, sha256_document
 from luthier.core.plan import Plan
 from luthier.core.results.suite import SafetyResult, TaskCommon
+from luthier.core.text.counted import counted
 from luthier.features.datasets.data_files import check_is_not_input
 from luthier.features.evaluations.leakage import training_rows
 from luthier.features.models.resolve import Candidate, find_base
@@ -76,7 +77,6 @@ NAMES: Final = (
     "canaries",
 )
 _ROOM_TOKENS: Final = 64
-_PASSED_OVER: Final = "rows were skipped: with an answer they do"
 _NO_RUN: Final = "needs a run, whose training rows are known; this is a model without one"
 
 
@@ -182,8 +182,10 @@ def build_probes(
     _add_of_run(built, inputs, sizes, fits)
     built.probes[:] = [_with_what_was_seen(probe, inputs.trained) for probe in built.probes]
     if fits.num_too_long:
-        words = "row was skipped: with an answer it does" if fits.num_too_long == 1 else _PASSED_OVER
-        built.left_out.append(f"{fits.num_too_long:,} {words} not fit into the context of a model.")
+        built.left_out.append(
+            f"{counted(fits.num_too_long, 'row with its answer does', 'rows with their answers do')} not fit into the "
+            "context of a model."
+        )
 
 
 def _add_counterfactual(built: Built, inputs: ProbeInputs, prompts: Path | None, sizes: Sizes, fits: _Fits) -> None:
@@ -285,10 +287,9 @@ def _with_what_was_seen(probe: Probe, trained: Sequence[Example]) -> Probe:
     num = num_seen(probe, trained)
     if not num:
         return probe
-    stand = "is" if num == 1 else "are"
     caution = (
-        f"{num:,} of {len(probe.rows):,} rows of this probe {stand} in the training rows of the run: the figures say "
-        "what it was trained to do there, not what it is like."
+        f"{counted(num, 'row of this probe is a training row', 'rows of this probe are training rows')} of the run, of "
+        f"{len(probe.rows):,}: the figures show what it was trained to do there, not how it behaves elsewhere."
     )
     return replace(probe, cautions=(caution, *probe.cautions))
 

@@ -16,6 +16,7 @@ import numpy as np
 from luthier.core.dataset import Example
 from luthier.core.errors import DivergedError, RequestError
 from luthier.core.task_head import TaskHeadKind
+from luthier.core.text.counted import counted
 from luthier.ml.evaluation.metrics.protocol import Array
 from luthier.ml.evaluation.metrics.ranking import Ranked
 
@@ -118,15 +119,21 @@ def retrieval_task(held_out: Sequence[Example], train: Sequence[Example]) -> Sea
     others = sorted({text for row in seen for text in _documents(row)} - own - not_right, key=_hash)
     distractors = others[:MAX_DISTRACTORS]
     task = _task(held_out, rows, sorted(own.union(distractors), key=_hash))
-    sampled = "" if len(others) == len(distractors) else f", a sample of {len(others):,}"
-    among = f" and {len(distractors):,} of the training rows{sampled}" if distractors else ""
-    note = (
-        f"Each of {len(task.queries):,} queries is searched among {len(own):,} documents of the held-out rows{among}."
-    )
+    notes = [
+        f"{counted(len(task.queries), 'query is', 'queries are')} searched among {counted(len(own), 'document')} of "
+        "held-out rows."
+    ]
+    if distractors:
+        notes.append(
+            f"{counted(len(distractors), 'document')} of training rows, of {len(others):,}, can be found by mistake."
+        )
     left_out = _own_texts(task)
     if left_out:
-        note += f" Of {len(left_out):,} of them a document has the same text, so it is not a candidate."
-    return _checked(replace(task, notes=(note,), left_out=left_out))
+        notes.append(
+            f"{counted(len(left_out), 'query is', 'queries are')} also the text of a document, which is then no "
+            "candidate."
+        )
+    return _checked(replace(task, notes=tuple(notes), left_out=left_out))
 
 
 def _own_texts(task: SearchTask) -> dict[int, int]:

@@ -27,6 +27,7 @@ from typing import Final
 
 from luthier.core.errors import RequestError
 from luthier.core.ports import Generation, Progress
+from luthier.core.text.counted import counted
 from luthier.ml.evaluation.metrics.protocol import Array, MetricDefinition, Observations
 from luthier.ml.evaluation.systems import SystemUnderTest
 
@@ -121,7 +122,7 @@ class _Search:
     ) -> None:
         if len(prompts) < MIN_PROMPTS:
             raise RequestError(
-                f"{len(prompts)} prompts to choose from",
+                f"{counted(len(prompts), 'prompt')} to choose from",
                 expected=f"at least {MIN_PROMPTS}",
                 do="leave evaluation.optimised_prompt out",
             )
@@ -153,7 +154,8 @@ class _Search:
         if sum(costs[:num]) > self._budget:
             raise RequestError(
                 f"a budget of {self._budget:,} tokens for a search over prompts",
-                expected=f"at least {sum(costs[:num]):,}: {num_rows} rows with {num} prompts, and their answers",
+                expected=f"at least {sum(costs[:num]):,}: {counted(num_rows, 'row')} with {counted(num, 'prompt')}, "
+                "and their answers",
                 do="raise evaluation.optimised_prompt.budget_tokens, lower evaluation.max_new_tokens, or leave the "
                 "search out",
             )

@@ -199,7 +199,7 @@ def test_what_is_wrong_with_one_item_is_its_own_error(opened: Context) -> None:
 
     task = read_suite(opened, "default", view.run.result_id).tasks[0]
     assert (task.num_rows, task.systems[0].metrics["pass_rate"].value) == (1, 1.0)
-    assert task.cautions == ("2 of 3 items have an error and are not in these figures.",)
+    assert task.cautions == ("2 items have an error, of 3: not in these figures.",)
 
 
 def failed() -> Failed:

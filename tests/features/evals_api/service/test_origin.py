@@ -155,8 +155,8 @@ def test_items_that_were_trained_on_are_counted_and_the_gate_takes_none_of_their
     found = result_of(shared, monkeypatch, trained)
     (task,) = found.tasks
     assert task.num_leaked == 1
-    assert "1 of 2 items were trained on" in task.cautions[0]
-    assert "1 of 2 items have a prompt that was trained on with another answer" in task.cautions[1]
+    assert "1 item was trained on, of 2" in task.cautions[0]
+    assert "1 item has the prompt of a training row with another answer, of 2" in task.cautions[1]
     passed, sentence = at_the_gate(shared, tmp_path)
     assert not passed
     assert "1 of its rows is among the rows that the model was trained on" in sentence

@@ -124,7 +124,7 @@ def test_the_whole_way(opened: Context, trained: Trained, checked: SafetyResult)
 def test_rows_of_a_probe_that_were_trained_on_are_said(checked: SafetyResult) -> None:
     asked = the(checked, "refusal")
     assert asked.num_leaked == 1
-    assert asked.cautions[0].startswith("1 of 4 rows of this probe is in the training rows")
+    assert asked.cautions[0].startswith("1 row of this probe is a training row of the run, of 4")
 
 
 def test_a_base_model_alone_is_not_asked_about_rows(opened: Context, trained: Trained, tiny_model: Path) -> None:

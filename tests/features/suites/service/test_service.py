@@ -105,7 +105,7 @@ def test_rows_that_were_trained_on_are_refused_or_said(context: Context, folder:
     assert [problem.line for problem in error.value.problems] == [1, 2]
     found = judged(context, folder, run_id, allow_leakage=True)
     assert [task.num_leaked for task in found.tasks] == [2, 2, 0]
-    assert any("2 of 7 rows were trained on" in line for line in found.tasks[0].cautions)
+    assert any("2 rows are also training rows, of 7" in line for line in found.tasks[0].cautions)
     assert found.verdict is not None
     assert any("4 evaluated rows of next and bits were trained on" in line for line in found.verdict.caveats)
 

@@ -20,6 +20,7 @@ from luthier.core.errors import NotFoundError
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult, Verdict
 from luthier.core.evaluation_plan import EvaluationPlan
 from luthier.core.registry import STORED
+from luthier.core.text.counted import counted
 from luthier.core.text.plain_yaml import write_yaml
 from luthier.core.workflows.pipeline import (
     SYSTEM_KINDS,
@@ -270,7 +271,7 @@ def _asked(
         found.kinds.extend([kind] * len(systems))
         found.systems.extend(systems)
     if found.draws:
-        notes = (f"Figures of {found.draws[0]} are means over {len(found.draws)} draws of examples.", *notes)
+        notes = (f"Figures of {found.draws[0]} are means over {counted(len(found.draws), 'draw')} of examples.", *notes)
     return found._replace(notes=notes)
 
 
