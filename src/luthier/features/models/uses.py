@@ -120,10 +120,12 @@ def refuse_in_use(context: Context, caller: Caller, name: str) -> None:
     uses = uses_of(context, name)
     if not uses:
         return
-    what = "run" if all(is_id(use.run_id, "run") for use in uses) else "job"
-    needed_by = counted(len(uses), f"{what} that has not ended", f"{what}s that have not ended")
+    if all(is_id(use.run_id, "run") for use in uses):
+        needed_by = counted(len(uses), "run that has not ended", "runs that have not ended") + _shown(uses, caller)
+    else:
+        needed_by = counted(len(uses), "job that has not ended", "jobs that have not ended") + _shown(uses, caller)
     raise ConflictError(
-        f"{name} is needed by {needed_by}{_shown(uses, caller)}",
+        f"{name} is needed by {needed_by}",
         expected="a model that no run or job needs: work is resumed with the weights that it began with",
         do="let it end, or cancel it; delete a run that is not to be resumed",
     )
