@@ -12,8 +12,6 @@ import json
 import math
 import os
 import time
-from codecs import BOM_UTF8
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -30,9 +28,18 @@ from luthier.core.errors import (
     library_words_hidden,
 )
 from luthier.core.ids import sha256_bytes, sha256_file
-from luthier.core.json_limits import fault_of_text, json_utf8
+from luthier.core.json_limits import json_utf8
 from luthier.core.system.files import cut_partial_line
-from luthier.features.batches.records import ERRORS_NAME, OUTPUT_NAME, Batch, BatchFault, BatchStatus, Line
+from luthier.features.batches.input_file import document_of, lines_of, model_of
+from luthier.features.batches.records import (
+    ERRORS_NAME,
+    MAX_NAMED_MODELS,
+    OUTPUT_NAME,
+    Batch,
+    BatchFault,
+    BatchStatus,
+    Line,
+)
 from luthier.features.batches.service import CALLER
 from luthier.features.serving.api.offline import TokenCounts, answer_offline, preload, tokens_of, use_job_engine
 from luthier.platform.auth.access_check import AccessCheck
@@ -45,7 +52,6 @@ from luthier.platform.processes.process import Outcome
 MAX_REQUESTS: Final = 500_000
 NUM_AT_ONCE: Final = 16
 """Requests that are answered at the same time; the engine answers them together."""
-MAX_LINE_BYTES: Final = 4 << 20
 _MAX_FAULTS: Final = 20
 _MAX_LOST: Final = 32
 """So many requests in a row without an engine fail the batch; what was answered until then becomes its files."""
@@ -132,7 +138,7 @@ def _carried_out(context: Context, job: Job, one: Batch) -> Outcome:
                 values: dict[str, Any] = {"status": "failed", "faults": checked.faults}
                 context.batches.change(one.batch_id, values, time_of="failed_at")
                 return Outcome(status="succeeded")
-            values = {"status": "in_progress", "num_total": checked.num_requests, "model": checked.model}
+            values = {"status": "in_progress", **checked.values()}
             one = context.batches.change(one.batch_id, values, time_of="in_progress_at")
         # The files are in the folder of the job, not of the attempt: that is what makes a later attempt continue.
         with _Files(context.settings.jobs_folder / job.job_id) as written:
@@ -178,22 +184,27 @@ def _refuse(context: Context, job: Job, one: Batch, written: _Files, error: NotA
 @dataclass(frozen=True, slots=True)
 class _Checked:
     num_requests: int
-    model: str | None
+    models: tuple[str, ...] | None
     faults: tuple[BatchFault, ...]
+
+    def values(self) -> dict[str, Any]:
+        """As fields of a batch."""
+        only = self.models[0] if self.models and len(self.models) == 1 else None
+        return {"num_total": self.num_requests, "model": only, "models": self.models}
 
 
 def _checked(path: Path) -> _Checked:
     """What is wrong with the file as a whole: a line that is wrong by itself fails alone, later."""
     seen, faults = set[int](), list[BatchFault]()
     models, num_requests = set[str](), 0
-    for number, line in _lines(path):
+    for number, line in lines_of(path):
         num_requests += 1
-        document = _document(line)
+        document = document_of(line)
         if isinstance(document, str):
             continue
-        custom_id, body = document.get("custom_id"), document.get("body")
-        if isinstance(body, dict) and isinstance(body.get("model"), str) and len(models) < 2:
-            models.add(body["model"])
+        custom_id = document.get("custom_id")
+        if (model := model_of(document)) is not None and len(models) <= MAX_NAMED_MODELS:
+            models.add(model)
         if not isinstance(custom_id, str):
             continue
         key = _key(custom_id, number)
@@ -206,7 +217,8 @@ def _checked(path: Path) -> _Checked:
     if num_requests > MAX_REQUESTS:
         message = f"the file has {num_requests:,} requests; expected: at most {MAX_REQUESTS:,}; split it"
         faults.append(BatchFault(code="too_many_requests", message=message))
-    return _Checked(num_requests, next(iter(models)) if len(models) == 1 else None, tuple(faults))
+    named = tuple(sorted(models)) if len(models) <= MAX_NAMED_MODELS else None
+    return _Checked(num_requests, named, tuple(faults))
 
 
 def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Files) -> None:
@@ -245,7 +257,7 @@ def _answer_all(context: Context, job: Job, one: Batch, path: Path, written: _Fi
     stopped = _stopped(context, one.batch_id, done)
     try:
         with task:
-            for number, line in _lines(path):
+            for number, line in lines_of(path):
                 if _key_of(line, number) in done.keys:
                     continue
                 while len(running) >= NUM_AT_ONCE and stopped is None:
@@ -295,8 +307,8 @@ def _stopped(context: Context, batch_id: str, done: _Done) -> BatchStatus | None
 def _expire(one: Batch, path: Path, done: _Done, written: _Files) -> None:
     """An error line for every request that was not executed."""
     late: list[_Written] = []
-    for number, line in _lines(path):
-        document = _document(line)
+    for number, line in lines_of(path):
+        document = document_of(line)
         custom_id = None if isinstance(document, str) else document.get("custom_id")
         key = _key_of(line, number)
         if key in done.keys:
@@ -408,7 +420,7 @@ def _written_line(is_ok: bool, line: bytes, document: dict[str, Any]) -> _Writte
 
 
 def _answered(context: Context, caller: Caller, one: Batch, number: int, line: bytes | None) -> _Written:
-    document = _document(line)
+    document = document_of(line)
     if isinstance(document, str):
         return _failed(one, _key(None, number), None, number, "invalid_line", f"line {number:,}: {document}")
     custom_id = document.get("custom_id")
@@ -447,41 +459,8 @@ def _json_line(document: dict[str, Any]) -> bytes:
     return json_utf8(document, separators=(",", ":"))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes | None]]:
-    """The lines of the input that are not blank, each with its number from 1 on; None for one that is too long.
-
-    A byte order mark, as editors on Windows write it, is no part of the first line.
-    """
-    with path.open("rb") as file:
-        number = 0
-        if file.read(len(BOM_UTF8)) != BOM_UTF8:
-            file.seek(0)
-        while line := file.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if len(line) > MAX_LINE_BYTES:
-                while not line.endswith(b"\n") and (line := file.readline(MAX_LINE_BYTES)):
-                    pass
-                yield number, None
-            elif line.strip():
-                yield number, line
-
-
-def _document(line: bytes | None) -> dict[str, Any] | str:
-    """The object of a line; for a line that has none, why."""
-    if line is None:
-        return f"longer than {MAX_LINE_BYTES >> 20} MiB"
-    try:
-        text = line.decode()
-        if (fault := fault_of_text(text)) is not None:
-            return f"{fault.came}; expected: {fault.expected}"
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON ({str(error)[:100]})"
-    return found if isinstance(found, dict) else f"{type(found).__name__}; expected: an object"
-
-
 def _key_of(line: bytes | None, number: int) -> int:
-    document = _document(line)
+    document = document_of(line)
     custom_id = None if isinstance(document, str) else document.get("custom_id")
     return _key(custom_id if isinstance(custom_id, str) else None, number)
 

@@ -15,6 +15,7 @@ BatchStatus = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
 ]
 ENDED: Final[tuple[BatchStatus, ...]] = ("failed", "completed", "expired", "cancelled")
+MAX_NAMED_MODELS: Final = 100
 OUTPUT_NAME: Final = "output.jsonl"
 ERRORS_NAME: Final = "errors.jsonl"
 """The files that a batch writes in the folder of its job: answers, and requests without an answer."""
@@ -75,6 +76,7 @@ class Batch(FrozenModel):
         output_expires_seconds: the lifetime of its files; None forever.
         status: how far it is; that of a job which failed or was cancelled goes before it.
         model: the model of all requests; None where they name several.
+        models: the models of all requests; None before the file is checked, and where it names more than 100.
         num_total: requests in the file.
         num_completed: requests that were answered.
         num_failed: requests that were refused or have failed.
@@ -97,6 +99,7 @@ class Batch(FrozenModel):
     output_expires_seconds: int | None = None
     status: BatchStatus = "validating"
     model: str | None = None
+    models: tuple[str, ...] | None = None
     num_total: int = 0
     num_completed: int = 0
     num_failed: int = 0

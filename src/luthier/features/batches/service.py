@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
 from typing import Final
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, NotFoundError, UnsupportedError
+from luthier.core.errors import ConflictError, NotFoundError, UnsupportedError, WorkError
 from luthier.core.ids import new_id
+from luthier.features.batches.input_file import models_of_file
 from luthier.features.batches.records import Batch, BatchFault, BatchRequest
 from luthier.features.batches.store import BatchView
 from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.named_models import NamedModel
 from luthier.platform.jobs.records import Job
 
+_MAX_KNOWN_FILES: Final = 64
 CALLER: Final = "caller"
 """The key of who has started it in the document of its job."""
 
@@ -89,6 +94,29 @@ def unfinished_batches(context: Context, jobs: Sequence[Job]) -> set[str]:
             if not context.batches.of_job(job.job_id).has_ended:
                 found.add(job.job_id)
     return found
+
+
+def models_of(context: Context, job: Job) -> Iterator[NamedModel]:
+    """The models that the requests of a batch name.
+
+    They are stored once the batch is checked. Before that its rows are read, once a process: whoever needs them within
+    a transaction asks before it, too, so that it does not stay open for as long.
+    """
+    one = context.batches.of_job(job.job_id)
+    models: Iterable[str] = one.models or ()
+    if one.models is None:
+        try:
+            stored = files.get_file(context, one.project_id, one.input_file_id)
+            models = _models_of_file(files.local_path(context, stored))
+        except (NotFoundError, WorkError):
+            return  # deleted or damaged: the batch fails
+    yield from (NamedModel(name, "project") for name in models)
+
+
+@lru_cache(maxsize=_MAX_KNOWN_FILES)
+def _models_of_file(path: Path) -> tuple[str, ...]:
+    # Stored files never change: their folders are named by their digests.
+    return tuple(models_of_file(path))
 
 
 def fault_of(view: BatchView) -> BatchFault | None:

@@ -6,6 +6,7 @@ a form. What a model has answered is kept, so a job that stops in the middle con
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models, find_base_model, local_base_models
 from luthier.platform.jobs import orders
+from luthier.platform.jobs.named_models import NamedModel
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.twins import open_twin
 
@@ -304,6 +306,13 @@ def start(
         author=caller.name,
     )
     return _submit(context, caller, order, joins=joins)
+
+
+def models_of(_context: Context, job: Job) -> Iterator[NamedModel]:
+    """The base model that writes; none for one behind an address."""
+    teacher = order_of(job).teacher
+    if not is_address(teacher):
+        yield NamedModel(teacher)
 
 
 def keep_made(context: Context, caller: Caller, job: Job, num_done: int) -> Job:

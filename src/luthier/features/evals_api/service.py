@@ -6,7 +6,7 @@ An eval is a suite whose tasks are its graders; a run is an evaluation job, and 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from luthier.core.access import Caller
@@ -41,6 +41,7 @@ from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
 from luthier.platform.http.errors import ApiError
 from luthier.platform.jobs import orders
+from luthier.platform.jobs.named_models import NamedModel, models_in
 from luthier.platform.jobs.records import ENDED, Job
 
 EVAL_RUN: Final = "eval_run"
@@ -176,6 +177,19 @@ def start_run(context: Context, caller: Caller, eval_id: str, request: RunReques
         facts = {"eval_id": eval_id, "model": model, "job_id": job_id, "source": request.data_source.source.type}
         record(context, caller, "eval_run.created", run_id, facts)
     return made
+
+
+def models_of(context: Context, job: Job) -> Iterator[NamedModel]:
+    """The models that a run asks: the evaluated one, and those of the graders, which its eval holds."""
+    try:
+        run = context.evals.run_of_job(job.job_id)
+        criteria = context.evals.get(run.project_id, run.eval_id).testing_criteria
+    except NotFoundError:  # deleted meanwhile
+        return
+    if run.model:
+        yield NamedModel(run.model, "project")
+    for one in models_in([grader.model_dump(mode="json") for grader in criteria], ()):
+        yield NamedModel(one.name, "project")
 
 
 def cancel_run(context: Context, caller: Caller, eval_id: str, run_id: str) -> RunView:

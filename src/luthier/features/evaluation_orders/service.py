@@ -6,7 +6,7 @@ path, an address to call, or code that is run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -28,6 +28,7 @@ from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
 from luthier.platform.jobs import orders
 from luthier.platform.jobs.events import JobEvent
+from luthier.platform.jobs.named_models import NamedModel
 from luthier.platform.jobs.records import ENDED, UNDONE, Job
 from luthier.platform.jobs.twins import open_twin
 
@@ -227,6 +228,12 @@ def start_calibration(context: Context, caller: Caller, judge: str, panel_id: st
         made = context.jobs.submit(job)
         record(context, caller, "evaluation.started", job.job_id, facts)
     return OrderView(order, made)
+
+
+def models_of(_context: Context, job: Job) -> Iterator[NamedModel]:
+    """The models that an evaluation asks: the evaluated one, or the judge, and what it is compared with."""
+    order = order_of(job)
+    yield from (NamedModel(name) for name in (order.candidate, *order.against))
 
 
 def judge_of(context: Context, job: Job, order: EvaluationOrder) -> str:

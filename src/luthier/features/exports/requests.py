@@ -33,6 +33,7 @@ from luthier.platform.home.context import Context
 from luthier.platform.jobs import orders
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
 from luthier.platform.jobs.events import JobEvent
+from luthier.platform.jobs.named_models import NamedModel
 from luthier.platform.jobs.records import ENDED, Job
 from luthier.platform.jobs.twins import open_twin
 from luthier.platform.processes.process import Outcome
@@ -147,6 +148,11 @@ def start(
         facts = {"source": shown, "format": format, "precision": quantise}
         record(context, caller, "export.started", export_id, facts)
     return stored
+
+
+def models_of(_context: Context, job: Job) -> Iterator[NamedModel]:
+    """The model that an export is made of."""
+    yield NamedModel(str(job.document["export"]["source"]))
 
 
 def list_exports(context: Context, caller: Caller, *, sources: Sequence[str] | None = None) -> list[ExportView]:

@@ -1,7 +1,7 @@
-"""Who still needs a model: runs that have not ended, and jobs that wait, with their teacher, judges and base.
+"""Who still needs a model: runs that have not ended, and jobs of every kind, with all models that they name.
 
-A run is resumed with the very weights that it began with, so these must not be deleted before it has ended. Jobs that
-have not begun look a deployment up by its name, so that it must not be deleted before they have.
+A run is resumed with the very weights that it began with, so these must not be deleted before it has ended. Jobs look
+the names in their documents up when they begin or resume; `KindRules.models` says where each kind names models.
 """
 
 from __future__ import annotations
@@ -9,24 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError
+from luthier.core.errors import ConflictError, LuthierError
+from luthier.core.ids import is_id
+from luthier.core.import_string import import_string
 from luthier.core.plan import Plan
 from luthier.core.text.counted import counted
 from luthier.features.models.names import find_model, nearest_deployment
 from luthier.platform.home.context import Context
+from luthier.platform.jobs.kinds import models_of
+from luthier.platform.jobs.named_models import BASE_MODEL, NamedModel, models_in
 from luthier.platform.jobs.records import ENDED, OPEN, Job
 
 if TYPE_CHECKING:
     from luthier.core.records.deployment import Deployment
 
-_TEACHER: Final = "teacher"
-_MODELS: Final = (_TEACHER, "base_model")
-_GRADERS: Final = ("score_model", "label_model")
-_EVAL_RUN: Final = "eval_run"
-"""The key of a job that carries out a run of the Evals API."""
 _MAX_NAMED: Final = 3
 
 
@@ -59,15 +58,13 @@ def uses_of(context: Context, name: str, path: str | None = None) -> tuple[Use, 
         if is_open and _has(context.runs.plan(run_id), name, path):
             found.append(Use(run_id, project_id))
     for job in _waiting(context):
-        caller = Caller(project_id=job.project_id)
-        asked_names = _models_in(_document(context, job), _MODELS)
-        if job.run_id != name and any(_is_meant(context, caller, asked, name) for asked in asked_names):
+        if job.run_id != name and any(_is_meant(context, job, asked, name) for asked in _named_models(context, job)):
             found.append(Use(job.run_id or job.job_id, job.project_id))
     return tuple(found)
 
 
 def uses_of_deployment(context: Context, deployment: Deployment) -> tuple[Use, ...]:
-    """The jobs that have not ended and look a deployment up when they begin, as a teacher or a judge.
+    """The jobs that have not ended and look a deployment up when they begin or resume.
 
     Args:
         context: The home.
@@ -76,12 +73,16 @@ def uses_of_deployment(context: Context, deployment: Deployment) -> tuple[Use, .
     found = list[Use]()
     named = context.deployments.named(deployment.name)
     for job in _waiting(context):
-        if deployment.name not in _models_in(_document(context, job), (_TEACHER,)):
-            continue
-        meant = nearest_deployment(named, (job.project_id, DEFAULT_PROJECT))
-        if meant is not None and meant.deployment_id == deployment.deployment_id:
-            found.append(Use(job.run_id or job.job_id, job.project_id))
+        for asked in _named_models(context, job):
+            if asked.name == deployment.name and _means(job, asked, named, deployment):
+                found.append(Use(job.run_id or job.job_id, job.project_id))
+                break
     return tuple(found)
+
+
+def models_of_training(_context: Context, job: Job) -> Iterator[NamedModel]:
+    """The models that a training job names before its run has a plan: base, teacher and graders."""
+    yield from models_in(job.document, (BASE_MODEL,))
 
 
 def _waiting(context: Context) -> Iterator[Job]:
@@ -92,16 +93,20 @@ def _waiting(context: Context) -> Iterator[Job]:
             yield job
 
 
-def _document(context: Context, job: Job) -> Any:
-    """What a job is asked to do; of a run of the Evals API with its graders, which its eval holds."""
-    if _EVAL_RUN not in job.document:
-        return job.document
-    try:
-        run = context.evals.run_of_job(job.job_id)
-        criteria = context.evals.get(run.project_id, run.eval_id).testing_criteria
-    except NotFoundError:  # deleted meanwhile
-        return job.document
-    return [grader.model_dump(mode="json") for grader in criteria]
+def _named_models(context: Context, job: Job) -> tuple[NamedModel, ...]:
+    # By name: the kinds of jobs belong to features above this one.
+    declared = models_of(job.kind, job.document)
+    return tuple(dict.fromkeys(import_string(declared)(context, job))) if declared else ()
+
+
+def _means(job: Job, asked: NamedModel, named: Sequence[Deployment], deployment: Deployment) -> bool:
+    """Whether a job finds a deployment, and not another one of the same name."""
+    if asked.look_up == "weights":
+        return False
+    if asked.look_up == "project":
+        return job.project_id == deployment.project_id
+    meant = nearest_deployment(named, (job.project_id, DEFAULT_PROJECT))
+    return meant is not None and meant.deployment_id == deployment.deployment_id
 
 
 def refuse_in_use(context: Context, caller: Caller, name: str) -> None:
@@ -115,10 +120,13 @@ def refuse_in_use(context: Context, caller: Caller, name: str) -> None:
     uses = uses_of(context, name)
     if not uses:
         return
-    runs = counted(len(uses), "run that has not ended", "runs that have not ended") + _shown(uses, caller)
+    if all(is_id(use.run_id, "run") for use in uses):
+        needed_by = counted(len(uses), "run that has not ended", "runs that have not ended") + _shown(uses, caller)
+    else:
+        needed_by = counted(len(uses), "job that has not ended", "jobs that have not ended") + _shown(uses, caller)
     raise ConflictError(
-        f"{name} is the base, the teacher or the judge of {runs}",
-        expected="a model that no run needs: it is resumed with the weights that it began with",
+        f"{name} is needed by {needed_by}",
+        expected="a model that no run or job needs: work is resumed with the weights that it began with",
         do="let it end, or cancel it; delete a run that is not to be resumed",
     )
 
@@ -136,9 +144,9 @@ def refuse_named(context: Context, caller: Caller, deployment: Deployment) -> No
         return
     jobs = counted(len(uses), "job that has not ended", "jobs that have not ended") + _shown(uses, caller)
     raise ConflictError(
-        f"the deployment {deployment.name!r} is named as the teacher or a judge by {jobs}",
-        expected="a deployment that no waiting job names: the job looks it up when it begins",
-        do="let the job begin or end, or cancel it",
+        f"the deployment {deployment.name!r} is named as a model by {jobs}",
+        expected="a deployment that no job names: the job looks it up when it begins or resumes",
+        do="let the job end, or cancel it",
     )
 
 
@@ -163,32 +171,15 @@ def _has(plan: Plan, name: str, path: str | None) -> bool:
     return path in places or any(name in Path(place).parts for place in places)
 
 
-def _models_in(document: Any, keys: tuple[str, ...]) -> Iterator[str]:
-    """The names of models in a request, at any depth: of recipes, of a fine-tuning job, of a study.
-
-    Args:
-        document: The request.
-        keys: That name models, beside those of graders.
-    """
-    if isinstance(document, dict):
-        for key, value in document.items():
-            if isinstance(value, str) and (key in keys or (key == "model" and document.get("type") in _GRADERS)):
-                yield value
-            else:
-                yield from _models_in(value, keys)
-    elif isinstance(document, list):
-        for one in document:
-            yield from _models_in(one, keys)
-
-
-def _is_meant(context: Context, caller: Caller, asked: str, name: str) -> bool:
-    if asked == name:
+def _is_meant(context: Context, job: Job, asked: NamedModel, name: str) -> bool:
+    # Names in rows of a batch are not checked when it is created: there, only what the project may ask counts.
+    if asked.name == name and asked.look_up != "project":
         return True
     try:
-        found = find_model(context, asked, caller)
+        found = find_model(context, asked.name, Caller(project_id=job.project_id))
     except LuthierError:
         return False  # a name that means nothing keeps nothing
-    if name in (found.run_id, found.name):
+    if name in (found.run_id, found.name, asked.name):
         return True
     of_run = {} if found.run_id is None else context.runs.some([found.run_id])
     return any(record.base_model == name for record in of_run.values())

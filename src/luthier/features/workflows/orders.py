@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -29,6 +29,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.jobs import orders as jobs
 from luthier.platform.jobs.events import JobEvent
+from luthier.platform.jobs.named_models import BASE_MODEL, LookUp, NamedModel, models_in
 from luthier.platform.jobs.records import ENDED, UNDONE, Job
 
 ASKED: Final = "workflow"
@@ -39,6 +40,11 @@ _SEARCHED: Final = ("method", "training", "objective")
 _KINDS: Final[dict[str, PipelineKind]] = {
     "compare-models": "showdown", "automl": "auto", "distill": "distill", "retrain": "retrain",
 }  # fmt: skip
+
+_LOOK_UPS: Final[dict[str, LookUp]] = {
+    "model": "weights", "models": "weights", "teacher": "weights", "deployment": "project",
+}  # fmt: skip
+"""The fields of forms that name models."""
 
 
 class WorkflowOrder(FrozenModel):
@@ -140,6 +146,38 @@ def start(context: Context, caller: Caller, name: str, values: Mapping[str, Any]
 def order_of(job: Job) -> WorkflowOrder:
     """What a job of this kind is to carry out."""
     return WorkflowOrder.model_validate(job.document[ASKED])
+
+
+def models_of(context: Context, job: Job) -> Iterator[NamedModel]:
+    """The models that a workflow names: in its form, and in the record of one that has begun.
+
+    A workflow that is resumed by its id alone has no values: its record says what was asked.
+    """
+    order = order_of(job)
+    for field in fields_of(order.form):
+        value = order.values.get(field.entry.name)
+        names = value if isinstance(value, list | tuple) else [value]
+        if value is not None and field.entry.kind in _LOOK_UPS:
+            yield from (NamedModel(str(name), _LOOK_UPS[field.entry.kind]) for name in names)
+        elif field.entry.kind == "yaml":
+            yield from models_in(value, (BASE_MODEL,))
+    try:
+        if order.form == "tune":
+            study = context.studies.get(order.workflow_id, job.project_id)
+            yield from models_in(study.spec.recipe.model_dump(mode="json"), (BASE_MODEL,))
+        elif order.workflow_id:
+            yield from _asked_models(order.form, context.pipelines.get(order.workflow_id, job.project_id).asked)
+    except NotFoundError:
+        return  # it has not begun
+
+
+def _asked_models(form: FormName, asked: Mapping[str, Any]) -> Iterator[NamedModel]:
+    if form == "retrain":
+        yield NamedModel(str(asked["model"]), "project")
+        yield from (NamedModel(str(asked[key])) for key in ("run_id", "judged_against") if asked.get(key))
+        return
+    yield from (NamedModel(str(one["model"])) for one in asked.get("contenders", ()))
+    yield from models_in(dict(asked), ("models", "student", BASE_MODEL))
 
 
 def show_order(context: Context, caller: Caller, job_id: str) -> OrderView:

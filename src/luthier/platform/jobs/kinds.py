@@ -19,7 +19,10 @@ class KindRules:
     Attributes:
         title: What messages and pages call such a job.
         attempt: `module:function` of an attempt. By name: the queue is below what it runs.
-        by_document: The same for jobs whose document has a key.
+        models: `module:function` that gives the models (`NamedModel`) that a job needs, from the home and the job: they
+            are not deleted before it has ended. Empty for kinds whose jobs ask no model.
+        by_document: `attempt` for jobs whose document has a key.
+        models_by_document: `models` for jobs whose document has a key.
         noun: Within the message that it was created; empty for the name of the kind.
         continues: What another attempt does, behind the title.
         picked_up: What becomes of a job that has crashed, as the end of a sentence.
@@ -41,7 +44,9 @@ class KindRules:
 
     title: str
     attempt: str
+    models: str
     by_document: Mapping[str, str] = field(default_factory=dict)
+    models_by_document: Mapping[str, str] = field(default_factory=dict)
     noun: str = ""
     continues: str = "begins again"
     picked_up: str = "it begins again"
@@ -60,10 +65,13 @@ class KindRules:
         return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
+_NO_MODELS: Final = ""
+
 KINDS: Final[Mapping[JobKind, KindRules]] = {
     "train": KindRules(
         "Fine-tuning job",
         "luthier.features.training.jobs:carry_out",
+        models="luthier.features.models.uses:models_of_training",
         by_document={
             "request": "luthier.features.finetuning_api.job:carry_out",
             "asked": "luthier.features.training.recipe_job:carry_out",
@@ -78,19 +86,24 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
     "export": KindRules(
         "Export",
         "luthier.features.exports.requests:carry_out",
+        models="luthier.features.exports.requests:models_of",
         by_document={"benchmark": "luthier.features.exports.formats.orders:carry_out"},
+        models_by_document={"benchmark": "luthier.features.exports.formats.orders:models_of"},
         cancelled="luthier.features.exports.formats.orders:forget_exports",
     ),
     "evaluation": KindRules(
         "Evaluation",
         "luthier.features.evaluation_orders.job:carry_out",
+        models="luthier.features.evaluation_orders.service:models_of",
         by_document={"eval_run": "luthier.features.evals_api.job:carry_out"},
+        models_by_document={"eval_run": "luthier.features.evals_api.service:models_of"},
         cancelled="luthier.features.evaluation_orders.service:forget_answers",
         ended_event="luthier.features.evals_api.store:ended_event",
     ),
     "batch": KindRules(
         "Batch",
         "luthier.features.batches.job:carry_out",
+        models="luthier.features.batches.service:models_of",
         cancelled="luthier.features.batches.job:end_cancelled",
         in_use="luthier.features.batches.service:unfinished_batches",
         ended_event="luthier.features.batches.store:ended_event",
@@ -99,6 +112,7 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
     "import": KindRules(
         "Import",
         "luthier.features.datasets.import_job:carry_out",
+        models=_NO_MODELS,
         continues="continues",
         hides_queries=True,
         cancelled="luthier.features.datasets.imports:forget_cancelled",
@@ -106,6 +120,7 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
     "synthesis": KindRules(
         "Synthesis",
         "luthier.features.datasets.synthesis_job:carry_out",
+        models="luthier.features.datasets.questions:models_of",
         continues="continues",
         pauses="the answers so far are kept",
         remembers=("spent_usd",),
@@ -113,12 +128,13 @@ KINDS: Final[Mapping[JobKind, KindRules]] = {
     "workflow": KindRules(
         "Workflow",
         "luthier.features.workflows.job:carry_out",
+        models="luthier.features.workflows.orders:models_of",
         continues="continues with the stage that it was in",
         picked_up="it continues with the stage that it was in",
         pauses="what its stages have made is kept",
         removes_files=False,
     ),
-    "tracking": KindRules("Delivery to trackers", "luthier.features.trackers.job:carry_out"),
+    "tracking": KindRules("Delivery to trackers", "luthier.features.trackers.job:carry_out", models=_NO_MODELS),
 }
 
 
@@ -126,3 +142,9 @@ def attempt_of(kind: JobKind, document: Mapping[str, Any]) -> str:
     """`module:function` of what does an attempt of a job of this kind with this document."""
     rules = KINDS[kind]
     return next((name for key, name in rules.by_document.items() if key in document), rules.attempt)
+
+
+def models_of(kind: JobKind, document: Mapping[str, Any]) -> str:
+    """`module:function` of what gives the models that such a job needs; empty where it asks none."""
+    rules = KINDS[kind]
+    return next((name for key, name in rules.models_by_document.items() if key in document), rules.models)

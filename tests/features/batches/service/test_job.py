@@ -20,8 +20,8 @@ from luthier.core.errors import ConflictError, WorkError
 from luthier.core.ids import new_id
 from luthier.core.ports import SilentProgress
 from luthier.core.stream import Failed
+from luthier.features.batches import input_file, service
 from luthier.features.batches import job as batch_job
-from luthier.features.batches import service
 from luthier.features.batches.records import BatchRequest
 from luthier.features.batches.store import BatchView
 from luthier.features.serving.api import offline
@@ -317,14 +317,14 @@ def test_many_lines_take_no_memory_of_their_own(
     with path.open("w") as file:
         for number in range(num):
             file.write(json.dumps({"custom_id": str(number), "body": {"model": "m", "text": "x" * 1000}}) + "\n")
-    monkeypatch.setattr(batch_job, "_document", _quick(batch_job._document))
+    monkeypatch.setattr(batch_job, "document_of", _quick(batch_job.document_of))
     tracemalloc.start()
     try:
         checked = batch_job._checked(path)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert (checked.num_requests, checked.model, checked.faults) == (num, "m", ())
+    assert (checked.num_requests, checked.models, checked.faults) == (num, ("m",), ())
     # Of 20 MB: what a set of digests takes, about 100 bytes each, and the buffer of the file.
     assert peak < 5 << 20 < path.stat().st_size / 3
 
@@ -343,7 +343,7 @@ def test_a_hundred_thousand_lines_are_answered_and_counted_with_few_of_them_in_m
     view = start(opened, "".join(made))
     usage = {"usage": {"prompt_tokens": 3, "completion_tokens": 2}}
     monkeypatch.setattr(batch_job, "answer_offline", lambda *_: offline.OfflineAnswer(200, usage))
-    read_lines, append = batch_job._lines, batch_job._Files.append
+    read_lines, append = batch_job.lines_of, batch_job._Files.append
     num_read = num_written = most_held = 0
 
     def counted(path: Path) -> Iterator[tuple[int, bytes | None]]:
@@ -359,7 +359,7 @@ def test_a_hundred_thousand_lines_are_answered_and_counted_with_few_of_them_in_m
         num_written += len(found)
         append(self, found)
 
-    monkeypatch.setattr(batch_job, "_lines", counted)
+    monkeypatch.setattr(batch_job, "lines_of", counted)
     monkeypatch.setattr(batch_job._Files, "append", noted)
     view = finished(opened, claimed(opened))
     one = view.batch
@@ -404,7 +404,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_request(opened: Context) -> N
 
 
 def test_a_line_that_is_too_long_fails_alone(opened: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_job, "MAX_LINE_BYTES", 300)
+    monkeypatch.setattr(input_file, "MAX_LINE_BYTES", 300)
     view = start(opened, lines(1) + "x" * 1000 + "\n" + lines(2).splitlines()[1] + "\n")
     view = finished(opened, claimed(opened))
     (wrong,) = content(opened, view.batch.error_file_id)

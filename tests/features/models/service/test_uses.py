@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,16 +11,21 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError
 from luthier.core.plan import Plan, TeacherPlan
+from luthier.core.workflows.pipeline import Pipeline, Stage
+from luthier.features.batches import service as batches
+from luthier.features.batches.input_file import models_of_file
+from luthier.features.batches.records import BatchRequest
 from luthier.features.deployments import service as deployments
 from luthier.features.evals_api import service as evals
 from luthier.features.evals_api.records import EvalRequest, RunRequest
 from luthier.features.models.store import TunedModel
-from luthier.features.models.uses import uses_of
+from luthier.features.models.uses import uses_of, uses_of_deployment
 from luthier.features.runs.changes import delete_run
 from luthier.features.serving.models import delete_model
 from luthier.platform.auth.service import create_project
+from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.records import Job
+from luthier.platform.jobs.records import Job, JobKind
 from luthier.testing.records import add_run, make_plan, make_record
 
 OWN = Caller()
@@ -213,4 +220,158 @@ def test_what_grades_a_run_of_the_evals_api_is_kept_until_it_has_ended(context: 
         deployments.remove(context, OWN, "support")
     assert [use.run_id for use in uses_of(context, judge)] == [run.run.job_id]
     context.jobs.ask(run.run.job_id, "cancel")
+    assert deployments.remove(context, OWN, "support").name == "support"
+
+
+def kept_by(context: Context, model: str, document: dict[str, Any], kind: JobKind, workflow_id: str = "") -> None:
+    """A job of a kind keeps a model until it is cancelled."""
+    job = Job(job_id="job-1", kind=kind, document=document, run_id="", workflow_id=workflow_id)
+    context.jobs.submit(job)
+    with pytest.raises(ConflictError, match=r"1 job that has not ended \(job-1\)"):
+        delete_run(context, OWN, model)
+    context.jobs.ask("job-1", "cancel")
+    assert delete_run(context, OWN, model).run_id == model
+
+
+@pytest.mark.parametrize("place", ["candidate", "against"])
+def test_a_model_that_an_evaluation_asks_is_kept(context: Context, place: str) -> None:
+    first, second = add_run(context, "a"), add_run(context, "b")
+    order = {"kind": "rows", "result_id": "eval-1", "candidate": first, "against": [second]}
+    kept_by(context, first if place == "candidate" else second, {"evaluation": order}, "evaluation")
+
+
+def test_the_source_of_an_export_and_of_a_table_of_formats_is_kept(context: Context) -> None:
+    run_id, other = add_run(context, "a"), add_run(context, "b")
+    kept_by(context, run_id, {"export": {"export_id": "exp-1", "source": run_id, "to": "gguf"}}, "export")
+    order = {"table_id": "formats-1", "source": other, "shown": other, "file_id": "file-1", "filename": "rows.jsonl"}
+    document = {"benchmark": order}
+    context.jobs.submit(Job(job_id="job-2", kind="export", document=document, run_id=""))
+    assert [use.run_id for use in uses_of(context, other)] == ["job-2"]
+
+
+def test_the_base_model_that_writes_questions_is_kept(context: Context) -> None:
+    order = {"dataset_id": "d", "version": 1, "file_id": "f", "name": "n", "teacher": "tiny", "teacher_name": "tiny"}
+    context.jobs.submit(Job(job_id="job-1", kind="synthesis", document={"synthesis": order}, run_id=""))
+    assert [use.run_id for use in uses_of(context, "tiny")] == ["job-1"]
+    far = order | {"teacher": "https://teacher.example/v1#tiny"}
+    context.jobs.submit(Job(job_id="job-2", kind="synthesis", document={"synthesis": far}, run_id=""))
+    assert len(uses_of(context, "tiny")) == 1, "a model at an address is none of this machine"
+
+
+@pytest.mark.parametrize(
+    ("form", "values"),
+    [
+        ("distill", {"teacher": "MODEL", "student": "tiny"}),
+        ("tune", {"base_model": "tiny", "recipe": {"objective": {"teacher": "MODEL"}}}),
+        ("automl", {"models": ["other", "MODEL"]}),
+        ("compare-models", {"models": ["MODEL"]}),
+    ],
+)
+def test_a_model_that_a_workflow_names_is_kept(context: Context, form: str, values: dict[str, Any]) -> None:
+    run_id = add_run(context, "a")
+    named = json.loads(json.dumps(values).replace("MODEL", run_id))
+    order = {"form": form, "values": named, "caller": OWN.model_dump(mode="json")}
+    kept_by(context, run_id, {"workflow": order}, "workflow")
+
+
+def test_the_deployment_that_is_retrained_is_kept(context: Context) -> None:
+    deploy(context, "support", "a")
+    order = {"form": "retrain", "values": {"model": "support"}, "caller": OWN.model_dump(mode="json")}
+    context.jobs.submit(Job(job_id="job-1", kind="workflow", document={"workflow": order}, run_id=""))
+    with pytest.raises(ConflictError, match="job-1"):
+        deployments.remove(context, OWN, "support")
+    context.jobs.ask("job-1", "cancel")
+    assert deployments.remove(context, OWN, "support").name == "support"
+
+
+def test_a_workflow_that_is_resumed_by_its_id_keeps_the_models_of_its_record(context: Context) -> None:
+    run_id = add_run(context, "a")
+    workflow_id = "showdown-20261201-093000-0000aa"
+    asked = {"contenders": [{"model": "tiny"}, {"model": run_id}]}
+    stages = (Stage(name="choose"),)
+    context.pipelines.create(Pipeline(pipeline_id=workflow_id, kind="showdown", asked=asked, stages=stages), "default")
+    identity = OWN.model_dump(mode="json")
+    order = {"form": "compare-models", "workflow_id": workflow_id, "values": {}, "caller": identity}
+    kept_by(context, run_id, {"workflow": order}, "workflow", workflow_id)
+
+
+def test_models_that_an_eval_run_asks_are_kept(context: Context) -> None:
+    deploy(context, "support", "a")
+    source = {"type": "custom", "item_schema": {"type": "object", "properties": {"q": {"type": "string"}}}}
+    grader = {"type": "string_check", "name": "same", "input": "{{sample.output_text}}", "reference": "x"}
+    criteria = {"testing_criteria": [grader | {"operation": "eq"}], "data_source_config": source}
+    criteria["data_source_config"] = source | {"include_sample_schema": True}
+    made = evals.create(context, OWN, EvalRequest.model_validate(criteria))
+    rows = {"type": "file_content", "content": [{"item": {"q": "Who?"}}]}
+    request = RunRequest.model_validate({"data_source": {"type": "jsonl", "source": rows}})
+    run = evals.start_run(context, OWN, made.eval_id, request)
+    job = context.jobs.get(run.run.job_id)
+    assert uses_of_deployment(context, context.deployments.get("default", "support")) == ()
+    stored = run.run.model_copy(update={"eval_run_id": "evalrun_2", "job_id": "job-2", "model": "support"})
+    context.evals.add_run(stored, job.model_copy(update={"job_id": "job-2"}))
+    with pytest.raises(ConflictError, match="job-2"):
+        deployments.remove(context, OWN, "support")
+
+
+def batch_of(context: Context, models: list[str], project_id: str = "default") -> str:
+    """Queue a batch whose requests ask these models; the id of its job."""
+    caller = Caller(project_id=project_id)
+    with files.incoming_file(context) as incoming:
+        for number, model in enumerate(models):
+            body = {"model": model, "messages": [{"role": "user", "content": "x"}]}
+            line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
+            incoming.write(json.dumps(line).encode() + b"\n")
+        stored = files.keep_file(context, project_id, incoming, filename="requests.jsonl", purpose="batch")
+    values = {"input_file_id": stored.file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    return batches.start(context, caller, BatchRequest.model_validate(values)).job.job_id
+
+
+def test_every_model_of_a_batch_is_kept_before_and_after_its_file_is_checked(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, name = add_run(context, "a"), "ft:tiny:default::abc"
+    context.tuned_models.add(tuned(run_id, name))
+    deploy(context, "support", "b")
+    job_id = batch_of(context, [name, "support"])
+    assert [use.run_id for use in uses_of(context, run_id)] == [job_id]
+    with pytest.raises(ConflictError, match=job_id):
+        delete_model(context, OWN, name)
+    with pytest.raises(ConflictError, match=job_id):
+        deployments.remove(context, OWN, "support")
+    checked = {"status": "in_progress", "models": (name, "support")}
+    context.batches.change(context.batches.of_job(job_id).batch_id, checked)
+    monkeypatch.setattr(batches, "models_of_file", lambda _: pytest.fail("the rows were read again"))
+    with pytest.raises(ConflictError, match=job_id):
+        delete_model(context, OWN, name)
+
+
+def test_rows_of_a_batch_are_never_read_within_a_transaction(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id, name = add_run(context, "a"), "ft:tiny:default::abc"
+    context.tuned_models.add(tuned(run_id, name))
+    batch_of(context, ["tiny", "other"])
+    seen = list[bool]()
+
+    def read(path: Path) -> Any:
+        seen.append(context.database.is_in_transaction)
+        return models_of_file(path)
+
+    monkeypatch.setattr(batches, "models_of_file", read)
+    assert delete_run(context, OWN, run_id, with_models=True).run_id == run_id
+    assert delete_deployed(context) == "support"
+    assert seen, "nothing was read"
+    assert not any(seen)
+
+
+def delete_deployed(context: Context) -> str:
+    deploy(context, "support", "b")
+    return deployments.remove(context, OWN, "support").name
+
+
+def test_a_batch_keeps_nothing_that_its_project_may_not_ask(context: Context) -> None:
+    stranger = create_project(context, "Other").project_id
+    run_id, name = add_run(context, "a"), "ft:tiny:default::abc"
+    context.tuned_models.add(tuned(run_id, name))
+    deploy(context, "support", "b")
+    batch_of(context, [name, "support"], stranger)
+    assert delete_run(context, OWN, run_id, with_models=True).run_id == run_id
     assert deployments.remove(context, OWN, "support").name == "support"

@@ -14,7 +14,7 @@ from tests.vacuous import nonempty
 from luthier.core.errors import ConflictError
 from luthier.platform.db.database import Database
 from luthier.platform.jobs.events import JobEventStore
-from luthier.platform.jobs.kinds import KINDS, KindRules, attempt_of
+from luthier.platform.jobs.kinds import KINDS, KindRules, attempt_of, models_of
 from luthier.platform.jobs.records import Job, JobKind
 from luthier.platform.jobs.store import JobStore
 
@@ -24,7 +24,8 @@ ADDRESS = "https://rows.example/train.jsonl"
 def test_every_kind_is_declared_and_its_attempts_are_there() -> None:
     assert set(KINDS) == set(get_args(JobKind))
     for rules in nonempty(KINDS.values()):
-        named = (rules.attempt, *rules.by_document.values(), rules.cancelled, rules.in_use)
+        models = (rules.models, *rules.models_by_document.values())
+        named = (rules.attempt, *rules.by_document.values(), *models, rules.cancelled, rules.in_use)
         for name in nonempty([name for name in named if name]):
             module, _, function = name.partition(":")
             spec = find_spec(module)
@@ -42,6 +43,17 @@ def test_a_document_decides_within_its_kind_alone() -> None:
     assert attempt_of("batch", {"request": {}, "asked": {}}) == "luthier.features.batches.job:carry_out"
 
 
+def test_every_kind_declares_where_it_names_models() -> None:
+    # There is no default: whoever adds a kind has to decide.
+    with pytest.raises(TypeError, match="models"):
+        KindRules("New", "no:where")  # type: ignore[call-arg]
+    assert {kind for kind, rules in KINDS.items() if not rules.models} == {"import", "tracking"}
+    # An attempt by another document asks other models, except that training has one format for all of them.
+    differ = {key: set(rules.by_document) for key, rules in KINDS.items() if rules.by_document and key != "train"}
+    assert differ == {key: set(KINDS[key].models_by_document) for key in differ}
+    assert models_of("evaluation", {"eval_run": "evalrun_1"}) == "luthier.features.evals_api.service:models_of"
+
+
 @pytest.mark.parametrize("kind", get_args(JobKind))
 def test_a_kind_that_hides_queries_loses_them_once_it_has_ended(database: Database, kind: JobKind) -> None:
     store = JobStore(database)
@@ -54,7 +66,7 @@ def test_a_kind_that_hides_queries_loses_them_once_it_has_ended(database: Databa
 
 
 def test_the_queue_knows_no_kind_by_name(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    rules = KindRules("Tuning", "no:where", noun="tuning", continues="goes on", hides_queries=True)
+    rules = KindRules("Tuning", "no:where", models="", noun="tuning", continues="goes on", hides_queries=True)
     monkeypatch.setitem(KINDS, "export", rules)
     store, events = JobStore(database), JobEventStore(database)
     store.submit(Job(job_id="job-1", kind="export", document={"path": f"{ADDRESS}?signature=secret"}, run_id=""))

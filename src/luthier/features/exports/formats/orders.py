@@ -6,7 +6,7 @@ The table is stored in the database, without texts of rows: a worker may run on 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -35,6 +35,7 @@ from luthier.platform.http.path_redaction import home_paths, redact_paths
 from luthier.platform.jobs import orders
 from luthier.platform.jobs.attempt import JobProgress, exit_on_sigterm, own_copy
 from luthier.platform.jobs.events import JobEvent
+from luthier.platform.jobs.named_models import NamedModel
 from luthier.platform.jobs.records import ENDED, Job
 from luthier.platform.processes.process import Outcome
 
@@ -151,6 +152,11 @@ def start(
         facts = {"source": shown, "file_id": file_id, "formats": list(order.formats)}
         record(context, caller, "export_benchmark.started", job.job_id, facts)
     return FormatOrderView(order, made)
+
+
+def models_of(_context: Context, job: Job) -> Iterator[NamedModel]:
+    """The model that is measured in several formats."""
+    yield NamedModel(str(job.document[ASKED]["source"]))
 
 
 def show_order(context: Context, caller: Caller, job_id: str) -> FormatOrderView:
