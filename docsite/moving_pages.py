@@ -50,8 +50,8 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
 - **`template`.** Luthier uses the model's own chat template instead of the template of its family. Templates of no
   family (`alpaca`, `default`, `vicuna`) are refused: `--set data.template=chat` uses the model's own.
 - **`packing`, `neat_packing`** become `training.global_batch_tokens`: rows x accumulated x devices x `cutoff_len`. A
-  step then has as many rows as have that many tokens on average. Rows of a sequence see each other with `packing` alone;
-  here they never do, as with `neat_packing`.
+  step then has as many rows as have that many tokens on average. With `packing` alone, rows of a sequence see each
+  other there; here they never do, as with `neat_packing`.
 - **`mask_history: true`** is refused: give earlier answers of a row `weight: 0`.
 - **`stage: ppo`** is refused; see [reinforcement](../reinforcement.md) for `grpo`.
 """,

@@ -46,7 +46,7 @@ def test_packing_of_trl_that_divides_rows_or_has_no_length_is_refused(tmp_path: 
     assert "packing_strategy: 'wrapped'" in refusals(
         tmp_path, trl(packing=True, packing_strategy="wrapped"), trainer="sft"
     )
-    assert "with max_length: null TRL does not pack" in refusals(
+    assert "packing: True: with packing a step holds 8 sequences of several rows each, and the tokens" in refusals(
         tmp_path, trl(packing=True, max_length=None), trainer="sft"
     )
 
@@ -72,8 +72,8 @@ def test_packing_of_llama_factory(tmp_path: Path, keys: dict[str, Any], differs:
     """Without neat_packing the rows of a sequence see each other there."""
     document = yaml.safe_load((FILES / NAMES["llama_factory"]).read_text(encoding="utf-8"))
     sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "cutoff_len": 512}
-    document |= {"dataset_dir": str(FILES)} | sizes | keys
-    found = made(tmp_path, document)
+    document |= sizes | keys
+    found = made(tmp_path, document, overrides=["data.train=rows.jsonl"])
     assert found.keys["training"]["global_batch_tokens"] == 2 * 4 * 512
     notes = [note for note in found.notes if "on average" in note]
     assert len(notes) == 1

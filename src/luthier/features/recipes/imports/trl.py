@@ -161,11 +161,9 @@ def _packing(t: Translation) -> Packing | None:
         t.same("packing_strategy", "rows are packed whole, and longer ones are cut first")
     else:
         note = f"{strategy} divides rows between sequences; here a row stays whole: bfd"
-        t.refuse("packing_strategy", note, set_by="training.global_batch_size")
-    if t.is_null("max_length"):
-        note = "with max_length: null TRL does not pack: the tokens of a sequence are not known"
-        t.refuse("packing", note, set_by="training.global_batch_size")
-    return Packing("packing", int(t.take("max_length", _MAX_LENGTH)))
+        t.refuse("packing_strategy", note)
+    # With `max_length: null` TRL does not pack.
+    return Packing("packing", None if t.is_null("max_length") else int(t.take("max_length", _MAX_LENGTH)))
 
 
 def _put_method(t: Translation, trainer: str) -> None:
