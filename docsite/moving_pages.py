@@ -22,16 +22,16 @@ the current folder.
 
 PAGES: Final[dict[str, tuple[str, str]]] = {
     "axolotl": (
-        "luthier import config.yaml -o recipe.yaml --set data.train=rows.jsonl --set training.global_batch_size=32",
+        "luthier import config.yaml -o recipe.yaml --set data.train=rows.jsonl",
         """- **Rows.** Files and datasets of the hub (`name`, `split`, `revision`, `data_files`) become `data.train`;
   several `datasets` become [sources](../sources.md), each with the columns of its type. `split: train[:1000]` and
   `train[:10%]` become `rows` and `fraction`: as many rows, chosen by a hash of each and not from the beginning.
   Types with fields become `data.columns`; `chat_template` with `from` and `value` is the format ShareGPT, with
   `role` and `content` the format of chats.
-- **`sample_packing`.** In axolotl a packed batch counts sequences of several rows; `training.global_batch_size`
-  counts rows, and packing never changes what is trained (`training.packing`). How many rows a sequence has is not in
-  the file, so set the batch size: `micro_batch_size` x `gradient_accumulation_steps` x devices x `sequence_len` / mean
-  tokens of a row. `luthier plan`, with any batch size, shows the rows and their tokens.
+- **`sample_packing`.** In axolotl a packed batch counts sequences of several rows, and becomes
+  `training.global_batch_tokens`: `micro_batch_size` x `gradient_accumulation_steps` x devices x `sequence_len`. A step
+  then has as many rows as have that many tokens on average; axolotl's has slightly fewer tokens, since rows do not fill
+  sequences entirely. Packing here (`training.packing`) never changes what is trained.
 - **`type: alpaca`.** axolotl writes a fixed text around the row; Luthier uses the model's chat template, in
   training and in use.
 - **`chat_template`.** Luthier uses the model's own chat template instead of axolotl's copy of that of its family.
@@ -49,8 +49,9 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
   each.
 - **`template`.** Luthier uses the model's own chat template instead of the template of its family. Templates of no
   family (`alpaca`, `default`, `vicuna`) are refused: `--set data.template=chat` uses the model's own.
-- **`packing`, `neat_packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts
-  rows, so set it.
+- **`packing`, `neat_packing`** become `training.global_batch_tokens`: rows x accumulated x devices x `cutoff_len`. A
+  step then has as many rows as have that many tokens on average. With `packing` alone, rows of a sequence see each
+  other there; here they never do, as with `neat_packing`.
 - **`mask_history: true`** is refused: give earlier answers of a row `weight: 0`.
 - **`stage: ppo`** is refused; see [reinforcement](../reinforcement.md) for `grpo`.
 """,
@@ -64,8 +65,10 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
 - **`lora_target_modules`** must be named: without it, PEFT chooses by the architecture.
 - **What is learned.** For rows with `messages` TRL learns every turn unless `assistant_only_loss` is true; Luthier
   learns the assistant's turns.
-- **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows,
-  so set it.
+- **`packing`** becomes `training.global_batch_tokens`: rows x accumulated x devices x `max_length`. A step then has as
+  many rows as have that many tokens on average. `packing_strategy` other than `bfd` divides rows and is refused.
+- **`max_length: null`** cuts no row: `training.max_length_tokens` is left out, and a row that is longer than the
+  model's context is an error.
 - **grpo.** Rewards are Python functions there: name metrics or graders instead, `--set
   'objective.rewards=[exact_match]'`. TRL's batch counts answers and a recipe's counts prompts, so it is divided by
   `num_generations`. With `num_iterations` above 1 an update is a step there; here a step has all updates with its
@@ -90,8 +93,8 @@ train_on_responses_only: {instruction_part: "<|start_header_id|>user", response_
   not their text.
 - **Rows.** Files and datasets of the hub (with `name`, `split`, `revision` and `data_files`) become `data.train`;
   `train[:1000]` and `train[:10%]` become `rows` and `fraction`: as many rows, chosen by a hash of each.
-- **`packing`.** A packed batch counts sequences of several rows; `training.global_batch_size` counts rows,
-  so set it.
+- **`packing`** becomes `training.global_batch_tokens`: rows x accumulated x devices x `max_seq_length`. A step then has
+  as many rows as have that many tokens on average.
 """,
     ),
     "openai": (

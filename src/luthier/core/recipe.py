@@ -381,6 +381,7 @@ class TrainingRecipe(FrozenModel):
         epochs: passes over the training rows; may be a fraction.
         max_steps: steps at most.
         global_batch_size: examples a step, of all devices.
+        global_batch_tokens: in its place, tokens a step on average: the examples follow from the mean length of a row.
         micro_batch_tokens: tokens computed together, padding included; changes memory and speed, not the gradient.
         micro_batch_workers: on a CPU, processes of one thread each for micro-batches and judging; 1: one, all threads.
         optimizer: how weights move by their gradients.
@@ -413,6 +414,7 @@ class TrainingRecipe(FrozenModel):
     epochs: Annotated[float, Field(gt=0, le=10_000)] | None = None
     max_steps: Annotated[int, Field(ge=1)] | None = None
     global_batch_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    global_batch_tokens: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     micro_batch_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] | None = None
     optimizer: OptimizerRecipe | None = None

@@ -307,6 +307,9 @@ def recipe_with(recipe: Recipe, values: Values) -> dict[str, Any]:
     # What a value takes the place of, or leaves nothing to do for: the recipe would be refused with both.
     if "training.warmup_fraction" in given:
         training.pop("warmup_steps", None)
+    for name, other in (("global_batch_size", "global_batch_tokens"), ("global_batch_tokens", "global_batch_size")):
+        if f"training.{name}" in given:
+            training.pop(other, None)
     if given.get("training.lr_schedule") == "constant":
         training.pop("min_lr_ratio", None)
     # After the loop: the rank may be one of the values.

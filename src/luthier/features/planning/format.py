@@ -347,7 +347,7 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
         *(f"  task head  {visible(note)}" for note in plan.objective.task_head_notes),
         f"  method     {method.name}, {what}: {method.num_trainable_parameters:,} parameters, {share:.2%} of the base",
         f"  training   {counted(training.num_steps, 'step')} of {counted(training.global_batch_size, 'example')}"
-        f"{_updates(plan)}, peak learning rate {training.learning_rate:g} "
+        f"{_step_tokens(plan)}{_updates(plan)}, peak learning rate {training.learning_rate:g} "
         f"({training.schedule}{_end_of_rate(training.min_lr_ratio)})",
         *(f"  graded by  {visible(line)}" for line in _graders_of(plan)),
         f"  precision  {_precision(plan, device)}",
@@ -355,6 +355,15 @@ def plan_lines(run_id: str, plan: Plan, device: Device | None = None) -> list[st
         *(f"  budget     {line}" for line in (budget_lines(plan.budget) if plan.budget else ())),
         *_tracking_lines(plan),
     ]
+
+
+def _step_tokens(plan: Plan) -> str:
+    """The tokens of a step on average, where the recipe sets the batch by tokens; else empty."""
+    if plan.recipe.training is None or plan.recipe.training.global_batch_tokens is None:
+        return ""
+    rows, asked = plan.data.train, plan.recipe.training.global_batch_tokens
+    mean = min(plan.training.global_batch_size, rows.num_examples) * rows.num_tokens / rows.num_examples
+    return f" (about {mean:,.0f} tokens; training.global_batch_tokens {asked:,})"
 
 
 def _graders_of(plan: Plan) -> list[str]:

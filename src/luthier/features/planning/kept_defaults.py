@@ -138,6 +138,8 @@ def _decided(recipe: Recipe, plan: Plan) -> dict[str, Any]:
 def _training(asked: TrainingRecipe, plan: Plan) -> dict[str, Any]:
     made = plan.training
     open_keys = [name for name in _TRAINING if getattr(asked, name) is None]
+    if asked.global_batch_tokens is not None:
+        open_keys.remove("global_batch_size")  # it follows from the rows; the recipe would be refused with both
     if asked.max_steps is not None and "epochs" in open_keys:
         open_keys.remove("epochs")
     found = {f"training.{name}": getattr(made, name) for name in open_keys}

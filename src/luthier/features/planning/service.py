@@ -188,6 +188,7 @@ def with_batch_and_rate(recipe: Recipe, plan: Plan) -> Recipe:
     """
     training = recipe.training or TrainingRecipe()
     same = {"global_batch_size": plan.training.global_batch_size, "learning_rate": plan.training.learning_rate}
+    same["global_batch_tokens"] = None
     return recipe.model_copy(update={"training": training.model_copy(update=same)})
 
 

@@ -355,7 +355,9 @@ def _refuse_open_length(recipe: Recipe, rows: Bounds | None) -> None:
         return
     batch = _global_batch_size(recipe)
     epoch = "how many there are is not known"
-    if rows is not None:
+    if recipe.training is not None and recipe.training.global_batch_tokens is not None:
+        epoch = "the examples of a step follow from the tokens of the first rows"
+    elif rows is not None:
         low, high = (-(-round(one) // batch) for one in rows)
         epoch = f"an epoch has about {low:,} to {high:,} steps of {batch:,} examples"
     raise RecipeError(

@@ -200,8 +200,9 @@ _NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
     "tracking": True,
     "evaluation": True,
     "training": {
-        "learning_rate", "epochs", "global_batch_size", "schedule", "min_lr_ratio", "warmup_fraction", "warmup_steps",
-        "weight_decay", "num_threads", "validate_every_steps", "early_stopping_patience",
+        "learning_rate", "epochs", "global_batch_size", "global_batch_tokens", "schedule", "min_lr_ratio",
+        "warmup_fraction", "warmup_steps", "weight_decay", "num_threads", "validate_every_steps",
+        "early_stopping_patience",
     },
 }  # fmt: skip
 """What rows do not depend on. All else may change them: what is missing here only costs that they are read again."""

@@ -385,6 +385,7 @@ YAML_ONLY: Final[Mapping[str, str]] = {
     "objective.rewards": "a list of metrics, graders and lengths with their weights",
     **{f"objective.clip_ratio_{end}": "only for several updates a step" for end in ("low", "high")},
     "training.min_lr_ratio": "for schedules that do not end at 0",
+    "training.global_batch_tokens": "a number of tokens a step in place of the batch size",
     "training.warmup_steps": "a number of steps in place of the share",
     **{f"training.average.{name}": "for only one kind of average" for name in ("decay", "from_step", "every_steps")},
     **{

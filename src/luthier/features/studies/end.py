@@ -188,7 +188,8 @@ def final_recipe(spec: StudySpec, winner: Trial, trained: Plan) -> Recipe:
     # As many passes as the trial had: under `max_steps` their number depends on its batch size and its rows.
     training.setdefault("epochs", trained.training.num_steps / trained.training.num_steps_per_epoch)
     # Both defaults depend on the number of rows, and there are more now: the trial was judged with these.
-    training.setdefault("global_batch_size", trained.training.global_batch_size)
+    if "global_batch_tokens" not in training:
+        training.setdefault("global_batch_size", trained.training.global_batch_size)
     training.setdefault("learning_rate", trained.training.learning_rate)
     training["early_stopping_patience"] = 0
     return recipe_from(document, base_dir=Path("/"))

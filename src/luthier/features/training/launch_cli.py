@@ -166,8 +166,10 @@ def _answer(
     completed, notes = _completed(asked, recipe, budget, system)
     text = launch_file(system, completed)
     size = recipe.training.global_batch_size if recipe.training else None
-    # Without a size in the recipe, a plan has the usual one or a smaller one that these processes can share.
-    refuse_unequal_shares(size or defaults.GLOBAL_BATCH_SIZE[0], completed.num_devices)
+    # Without a size in the recipe, a plan has the usual one or a smaller one that these processes can share; of a
+    # number of tokens it makes a multiple of the processes.
+    if recipe.training is None or recipe.training.global_batch_tokens is None:
+        refuse_unequal_shares(size or defaults.GLOBAL_BATCH_SIZE[0], completed.num_devices)
     if out is not None:
         write_output(out, text.encode(), force=force)
     job = None

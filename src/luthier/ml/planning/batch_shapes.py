@@ -16,6 +16,7 @@ from luthier.core.plan import DataPlan, MethodPlan, ObjectivePlan
 from luthier.core.recipe import Recipe, TrainingRecipe
 from luthier.ml.inference.batches import in_two_lengths
 from luthier.ml.planning import defaults
+from luthier.ml.planning.defaults import Provenance
 from luthier.ml.training.objectives.rules import rules_of
 
 MAX_TOKENS: Final = 1 << 31
@@ -175,6 +176,70 @@ def _largest(shapes: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
         if not found or length > found[-1][1]:
             found.append((rows, length))
     return found
+
+
+def resolve_batch_size(
+    recipe: Recipe,
+    method: MethodPlan,
+    objective: ObjectivePlan,
+    data: DataPlan,
+    device: str,
+    sources: Provenance,
+    *,
+    num_processes: int = 1,
+) -> int:
+    """The number of examples a step: requested, derived from a number of tokens, or the default.
+
+    A number of tokens is divided by the mean tokens of an example and rounded to the nearest number of examples that
+    the processes can share evenly, at least one each. All steps of a run then have the same number of examples, so
+    that the tokens of a single step vary with the lengths of its rows.
+
+    Args:
+        recipe: the request.
+        method: as it is resolved.
+        objective: as it is resolved.
+        data: of the plan.
+        device: that it trains on, by torch's name.
+        sources: takes where the value comes from.
+        num_processes: that share each step.
+
+    Raises:
+        RecipeError: A number of tokens beside a number of examples or replayed rows, or with answers that are drawn.
+    """
+    asked, name = recipe.training or TrainingRecipe(), "training.global_batch_size"
+    if asked.global_batch_tokens is None:
+        usual = usual_batch_size(recipe, method, objective, data, device, num_processes=num_processes)
+        return sources.pick(name, asked.global_batch_size, usual)
+    came = f"training.global_batch_tokens {asked.global_batch_tokens:,}"
+    if asked.global_batch_size is not None:
+        raise RecipeError(
+            f"{came} with {name} {asked.global_batch_size:,}",
+            expected="one of the two: both say how much a step learns from",
+            do="remove one of them",
+        )
+    if data.replay is not None:
+        raise RecipeError(
+            f"{came} with data.replay",
+            expected="a step of a known number of examples, of which the replayed ones are a share",
+            do=f"set {name} in its place",
+        )
+    if objective.draws:
+        raise RecipeError(
+            f"{came} with objective {objective.name}",
+            expected="rows whose tokens are known before training: this objective learns from answers that it draws",
+            do=f"set {name} in its place, a number of prompts",
+        )
+    # Of examples, not of sequences: both answers of a pair count, and every sequence of a cut conversation.
+    num_tokens = data.train.num_tokens / data.train.num_examples
+    size = max(1, round(asked.global_batch_tokens / (num_tokens * num_processes))) * num_processes
+    unit = "a block" if data.train.packed else "an example"
+    why = f"{asked.global_batch_tokens:,} tokens / {num_tokens:,.1f} tokens of {unit} on average"
+    if data.stream is not None:
+        why += " among the first rows"
+    if num_processes > 1:
+        why += f", as a multiple of {num_processes} processes"
+    sources.note(name, "derived", f"training.global_batch_tokens in the recipe: {why}")
+    return size
 
 
 def usual_batch_size(

@@ -17,7 +17,7 @@ from luthier.ml.inference.models.structure import Structure
 from luthier.ml.inference.models.templates.thinking import AnswerLengths
 from luthier.ml.planning import defaults, resolve_for_device
 from luthier.ml.planning.adapter import refuse_adapted_head, refuse_idle_head
-from luthier.ml.planning.batch_shapes import num_replayed, usual_batch_size
+from luthier.ml.planning.batch_shapes import num_replayed, resolve_batch_size
 from luthier.ml.planning.defaults import Provenance
 from luthier.ml.planning.learning_rates import rate_of_run, usual_schedule
 from luthier.ml.planning.resolve_for_device import (
@@ -256,8 +256,7 @@ def _training(
     num_processes: int,
 ) -> TrainingPlan:
     r, pick = recipe.training or TrainingRecipe(), sources.pick
-    usual = usual_batch_size(recipe, method, objective, data, hardware.device, num_processes=num_processes)
-    batch = pick("training.global_batch_size", r.global_batch_size, usual)
+    batch = resolve_batch_size(recipe, method, objective, data, hardware.device, sources, num_processes=num_processes)
     per_epoch = math.ceil(data.train.num_examples / (batch - num_replayed(data, objective)))  # replay takes places
     epochs, steps = _length(r, per_epoch, sources)
     rule = r.optimizer.name if r.optimizer else "adamw"

@@ -35,7 +35,8 @@ def planned(context: Context, recipe: Recipe) -> Plan:
 
 
 def test_a_plan_of_today_keeps_nothing(context: Context, tiny_model: Path, rows: Path) -> None:
-    for more in ({}, {"method": {"name": "rslora"}}, {"training": {"optimizer": "lion", "max_steps": 3}}):
+    for more in ({}, {"method": {"name": "rslora"}}, {"training": {"optimizer": "lion", "max_steps": 3}},
+                 {"training": {"global_batch_tokens": 300}}):  # fmt: skip
         recipe = recipe_of(tiny_model, rows, **more)
         assert changed_defaults(recipe, planned(context, recipe), planned(context, recipe)) == {}
 
@@ -64,6 +65,15 @@ def test_values_of_other_defaults_are_kept_and_those_of_the_recipe_stay(
     assert again.training == before.training != today.training
     assert again.training.schedule == "linear"
     assert as_planned(recipe, before) == as_planned(with_values(recipe, kept), again) != as_planned(recipe, today)
+
+
+def test_a_batch_in_tokens_stays_one(context: Context, tiny_model: Path, rows: Path) -> None:
+    recipe = recipe_of(tiny_model, rows, training={"global_batch_tokens": 300})
+    plan = planned(context, recipe)
+    again = planned(context, as_planned(recipe, plan))
+    assert again.training == plan.training
+    assert again.recipe.training is not None
+    assert (again.recipe.training.global_batch_tokens, again.recipe.training.global_batch_size) == (300, None)
 
 
 def test_a_default_method_is_kept_with_all_of_its_settings(context: Context, tiny_model: Path, rows: Path) -> None:

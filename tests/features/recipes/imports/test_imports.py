@@ -196,7 +196,7 @@ def test_leaving_out_a_key_that_is_not_refused_is_an_error(tmp_path: Path) -> No
         ({"lr_scheduler": "cosine_with_restarts"}, "lr_scheduler"),
         ({"lr_scheduler": "cosine_with_min_lr"}, "lr_scheduler_kwargs"),
         ({"lr_scheduler": "linear", "lr_scheduler_kwargs": {"min_lr": 1e-5}}, "lr_scheduler_kwargs"),
-        ({"sample_packing": True}, "sample_packing"),
+        ({"sample_packing": True, "rl": "dpo"}, "sample_packing"),
         ({"adapter": "lora", "lora_alpha": 16, "lora_target_linear": True}, "lora_r"),
         ({"datasets": [{"path": "rows", "type": "alpaca"}]}, "datasets.path"),
         ({"datasets": [{"path": "./org/rows", "type": "alpaca"}]}, "datasets.path"),

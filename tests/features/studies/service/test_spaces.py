@@ -75,6 +75,27 @@ def test_the_final_run_makes_as_many_passes_as_the_winning_trial(context, recipe
     assert made.training.epochs == pytest.approx(16 / -(-rows // 4))
 
 
+def test_a_searched_batch_takes_the_place_of_one_in_tokens_and_the_other_way_round(context, recipe):
+    for asked, searched in (
+        ({"global_batch_size": None, "global_batch_tokens": 400}, {"training.global_batch_size": 4}),
+        ({"global_batch_size": 8}, {"training.global_batch_tokens": 400}),
+    ):
+        training = recipe.training.model_copy(update=asked)
+        made = planned(context, recipe.model_copy(update={"training": training}), searched, searched)
+        name = next(iter(searched)).removeprefix("training.")
+        assert getattr(made.recipe.training, name) == next(iter(searched.values()))
+        assert None in (made.recipe.training.global_batch_size, made.recipe.training.global_batch_tokens)
+
+
+def test_the_final_run_keeps_a_batch_in_tokens(context, recipe):
+    training = recipe.training.model_copy(update={"global_batch_size": None, "global_batch_tokens": 400})
+    asked = recipe.model_copy(update={"training": training})
+    own, spec = make_plan(context, asked, base_dir=Path()), studies.begin(context, request(asked)).spec
+    trial = Trial(number=1, values={"method.rank": 2}, run_id="run-20260101-000000-abcdef")
+    made = study_end.final_recipe(spec, trial, price(context, spec, trial, own).prepared.plan)
+    assert (made.training.global_batch_tokens, made.training.global_batch_size) == (400, None)
+
+
 def test_runs_of_a_study_belong_to_its_project_whoever_goes_on_with_it(context, recipe):
     context.access.add_project("proj-friend", "friend")
     asked = request(recipe, space={"parameters": {"method.rank": 4}, "only": True})

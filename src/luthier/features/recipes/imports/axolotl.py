@@ -7,6 +7,8 @@ from typing import Any, Final
 from luthier.features.recipes.imports import drawn_losses, pair_losses, trackers
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets, put_template
 from luthier.features.recipes.imports.hf_arguments import (
+    PACKING_NOTE,
+    Packing,
     number,
     put_batch,
     put_checkpointing,
@@ -82,8 +84,7 @@ KEYS: Final[dict[str, Key]] = {
     "micro_batch_size": becomes("training.global_batch_size", note="times gradient_accumulation_steps and --devices"),
     "gradient_accumulation_steps": becomes("training.global_batch_size", note="a factor of it"),
     "batch_size": becomes("training.global_batch_size", note="times --devices, in place of a number of steps"),
-    "sample_packing": becomes("training.global_batch_size",
-                              note="needs --set: a packed batch counts sequences, not rows"),
+    "sample_packing": becomes("training.global_batch_tokens", note=PACKING_NOTE),
     "num_epochs": becomes("training.epochs", note="left out where max_steps is given"),
     "max_steps": becomes("training.max_steps"),
     "learning_rate": becomes("training.learning_rate"),
@@ -404,7 +405,10 @@ def _put_training(t: Translation, objective: str) -> None:
     if (size := t.take("batch_size")) is not None and not t.has(keys[1]):
         # As axolotl rounds it: whole micro-batches alone are accumulated.
         keys, accumulation = (keys[0], "batch_size"), size // rows
-    put_batch(t, rows, accumulation, keys, "sample_packing" if is_packed else "", unit)
+    length = t.take("sequence_len", 512)
+    t.put("training.max_length_tokens", length, "sequence_len", default=512)
+    packing = Packing("sample_packing", length if objective == "sft" else None) if is_packed else None
+    put_batch(t, rows, accumulation, keys, packing, unit)
     t.same("sample_packing", "blocks are packed in any case" if objective == "pretraining" else "off")
     put_length(t, "num_epochs", "max_steps", 1.0)
     if (rate := t.take("learning_rate")) is None:
@@ -426,7 +430,6 @@ def _put_training(t: Translation, objective: str) -> None:
     ):  # fmt: skip
         if (value := t.take(key)) is not None:
             t.put(place, value if place == "training.keep_checkpoints" else number(value), key)
-    t.put("training.max_length_tokens", t.take("sequence_len", 512), "sequence_len", default=512)
     if objective != "pretraining":
         put_choice(t, "training.on_overlong", _OVERLONG, "excess_length_strategy", "drop")
     order = "by_length" if t.take("group_by_length", False) else "shuffled"

@@ -132,13 +132,31 @@ class Defaults:
     order: str = "random"
 
 
+PACKING_NOTE: Final = "rows x accumulated x devices x the tokens of a sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How a file packs rows into sequences.
+
+    Attributes:
+        key: The key that turns it on.
+        sequence_tokens: Tokens of a sequence; None where the file does not say, or the objective does not pack.
+        note: What else differs, behind the statement that rows do not see each other here.
+    """
+
+    key: str
+    sequence_tokens: int | None
+    note: str = ""
+
+
 def put_training(
     t: Translation,
     defaults: Defaults,
     *,
     prefix: str = "",
     rows_per_unit: int = 1,
-    packing_key: str = "",
+    packing: Packing | None = None,
 ) -> None:
     """Translate what all trainers share.
 
@@ -147,11 +165,11 @@ def put_training(
         defaults: Of this trainer.
         prefix: Of the section that holds the arguments, with its full stop.
         rows_per_unit: By how much a batch is divided: answers to a prompt, of GRPO.
-        packing_key: The key that packs rows, where packing is on: then a batch counts sequences of several rows.
+        packing: Where packing is on: then a batch counts sequences of several rows.
     """
     key = _prefixed(prefix)
     _put_batch(t, key("per_device_train_batch_size"), key("gradient_accumulation_steps"), defaults, rows_per_unit,
-               packing_key)  # fmt: skip
+               packing)  # fmt: skip
     put_length(t, key("num_train_epochs"), key("max_steps"), defaults.epochs)
     rate = t.take(key("learning_rate"), defaults.learning_rate)
     t.put("training.learning_rate", number(rate), key("learning_rate"), default=defaults.learning_rate)
@@ -303,7 +321,9 @@ def put_decays(t: Translation, decay_key: str, norm_key: str, default_decay: flo
     t.put("training.max_grad_norm", float(norm), norm_key, default=1.0)
 
 
-def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str], packing_key: str, unit: int) -> None:
+def put_batch(
+    t: Translation, rows: int, accumulation: int, keys: tuple[str, str], packing: Packing | None, unit: int
+) -> None:
     """The batch of all devices and accumulated steps together.
 
     Args:
@@ -311,21 +331,14 @@ def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str
         rows: In the micro-batch of a device.
         accumulation: Micro-batches a step.
         keys: Their keys for these two.
-        packing_key: Their key for packing, where the file turns it on; else empty.
+        packing: Where the file turns it on; else None.
         unit: Their rows that are one of ours, such as the answers to one prompt.
     """
     size = rows * accumulation * t.num_devices
-    if packing_key and "training.global_batch_size" not in t.settled:
-        note = (
-            f"with packing a step holds {counted(size, 'sequence')} of several rows each, and "
-            "training.global_batch_size counts rows: multiply by the length of a sequence / mean tokens of "
-            "a row (the plan shows rows and tokens with any batch size)"
-        )
-        t.refuse(packing_key, note, set_by="training.global_batch_size")
-        for key in keys:
-            t.same(key, "settled together with the packing")
-        return
     how = f"{rows} rows x {accumulation} accumulated x {t.num_devices} devices"
+    if packing and "training.global_batch_size" not in t.settled:
+        _put_packed_batch(t, size, how, keys, packing)
+        return
     if unit > 1:
         how += f" / {counted(unit, 'answer')} to a prompt"
         if size % unit:
@@ -333,13 +346,38 @@ def put_batch(t: Translation, rows: int, accumulation: int, keys: tuple[str, str
             t.same(keys[1], "a factor of the batch")
             return
     t.put("training.global_batch_size", size // unit, *keys, note=how, default={keys[0]: rows, keys[1]: accumulation})
-    if packing_key:
-        t.put("training.global_batch_size", size // unit, packing_key)
+    if packing:
+        t.put("training.global_batch_size", size // unit, packing.key)
 
 
-def _put_batch(t: Translation, rows_key: str, steps_key: str, defaults: Defaults, unit: int, packing_key: str) -> None:
+def _put_packed_batch(t: Translation, size: int, how: str, keys: tuple[str, str], packing: Packing) -> None:
+    """A batch of packed sequences as the tokens that they hold."""
+    length = packing.sequence_tokens
+    if not length:
+        note = (
+            f"with packing a step holds {counted(size, 'sequence')} of several rows each, and the tokens of a sequence "
+            "are not known: give the batch in tokens (training.global_batch_tokens) or rows"
+        )
+        t.refuse(packing.key, note, set_by="training.global_batch_size")
+        for key in keys:
+            t.same(key, "settled together with the packing")
+        return
+    how = f"{how} x {counted(length, 'token')} of a packed sequence"
+    t.put("training.global_batch_tokens", size * length, packing.key, *keys, note=how)
+    if "training.global_batch_tokens" not in t.settled:
+        t.note(
+            f"{packing.key}: a step there sees {counted(size, 'sequence')} of up to {counted(length, 'token')}, filled "
+            f"with rows; here it has as many rows as have {size * length:,} tokens on average "
+            "(training.global_batch_tokens), without padding where that pays (training.packing). Rows never see each "
+            f"other{packing.note}"
+        )
+
+
+def _put_batch(
+    t: Translation, rows_key: str, steps_key: str, defaults: Defaults, unit: int, packing: Packing | None
+) -> None:
     rows, accumulation = t.take(rows_key, defaults.num_rows), t.take(steps_key, defaults.accumulation)
-    put_batch(t, rows, accumulation, (rows_key, steps_key), packing_key, unit)
+    put_batch(t, rows, accumulation, (rows_key, steps_key), packing, unit)
 
 
 def _put_order(t: Translation, key: str, old_key: str, default: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from luthier.features.recipes.imports import hf_arguments
-from luthier.features.recipes.imports.hf_arguments import Defaults, number, put_training
+from luthier.features.recipes.imports.hf_arguments import PACKING_NOTE, Defaults, Packing, number, put_training
 from luthier.features.recipes.imports.llama_factory_rows import put_datasets
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
@@ -51,8 +51,8 @@ KEYS: Final[dict[str, Key]] = {
     "template": becomes("data.template", note="that of a family of models: chat; empty: plain; others need --set"),
     "enable_thinking": becomes("data.template_options", note="of reasoning templates"),
     "cutoff_len": becomes("training.max_length_tokens", "training.on_overlong", note="longer rows are cut"),
-    "packing": becomes("training.global_batch_size", note="needs --set: a packed batch counts sequences, not rows"),
-    "neat_packing": becomes("training.global_batch_size", note="as packing"),
+    "packing": becomes("training.global_batch_tokens", note=PACKING_NOTE),
+    "neat_packing": becomes("training.global_batch_tokens", note="as packing"),
     "train_on_prompt": becomes("objective.name", note="false; true is refused"),
     "mask_history": becomes("objective.name", note="false; true is refused"),
     "early_stopping_steps": becomes("training.early_stopping_patience"),
@@ -146,11 +146,19 @@ def translate(t: Translation) -> None:
     optimizer = "muon" if t.take("use_muon", False) else "adamw_torch_fused"
     t.same("use_muon", "see training.optimizer")
     defaults = Defaults(order=order, optimizer=optimizer)
-    put_training(t, defaults, packing_key=packed[0] if packed and stage != "pt" else "")
+    put_training(t, defaults, packing=_packing(t, packed, stage))
     if (patience := t.take("early_stopping_steps")) is not None:
         t.put("training.early_stopping_patience", patience, "early_stopping_steps")
     if (is_off := t.take("disable_gradient_checkpointing")) is not None:
         t.put("training.gradient_checkpointing", not is_off, "disable_gradient_checkpointing")
+
+
+def _packing(t: Translation, packed: list[str], stage: str) -> Packing | None:
+    """How rows are packed, by the keys that turn it on; blocks of texts are in any case."""
+    if not packed or stage == "pt":
+        return None
+    note = "" if "neat_packing" in packed else ", as those of a sequence do there without neat_packing"
+    return Packing(packed[0], t.take("cutoff_len", 2048) if stage == "sft" else None, note)
 
 
 def _put_objective(t: Translation) -> str:

@@ -149,6 +149,10 @@ class Translation:
         """Whether the file sets a key to something."""
         return self.given.get(key) is not None
 
+    def is_null(self, key: str) -> bool:
+        """Whether the file sets a key to null, which is more than leaving it out: its default does not hold."""
+        return key in self.given and self.given[key] is None
+
     def take(self, key: str, default: Any = None) -> Any:
         """The value of a key of the table; the default where the file leaves it out or empty."""
         if self.keys[key].kind != "translated":
@@ -186,6 +190,15 @@ class Translation:
         """Note that the value of a key leaves training as it is."""
         if self.has(key) and key not in self._entries:
             self._enter(Entry(key, self.given[key], "harmless", {}, note))
+
+    def leave_open(self, key: str, note: str) -> None:
+        """Note what a key that the file sets to null means: the recipe's own key is left out.
+
+        Args:
+            key: The key.
+            note: What it means.
+        """
+        self._enter(Entry(key, None, "harmless", {}, note))
 
     def withdraw(self, place: str, note: str) -> None:
         """Take a key of the recipe back; the keys of the file that it came from are not needed."""

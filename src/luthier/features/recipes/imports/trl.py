@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from luthier.features.recipes.imports import drawn_losses, hf_arguments, pair_losses
-from luthier.features.recipes.imports.hf_arguments import Defaults, number, put_training
+from luthier.features.recipes.imports.hf_arguments import PACKING_NOTE, Defaults, Packing, number, put_training
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
 from luthier.features.recipes.imports.translation import HubParts, Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "TRL 1.10.0"
+_MAX_LENGTH: Final = 1024
 TRAINERS: Final = ("sft", "dpo", "kto", "reward", "grpo")
 _RATES: Final = {"sft": 2e-5, "dpo": 1e-6, "kto": 1e-6, "reward": 1e-4, "grpo": 1e-6}
 _OWN_KEYS: Final = {
@@ -42,9 +43,11 @@ KEYS: Final[dict[str, Key]] = {
     "lora_dropout": becomes("method.dropout", note="0 where the trainer turns dropout off"),
     "lora_target_modules": becomes("method.targets", note="must be named: PEFT's choice depends on the architecture"),
     "lora_modules_to_save": becomes("method.modules_to_save", note="embeddings and head"),
-    "max_length": becomes("training.max_length_tokens", "training.on_overlong", note="longer rows are cut"),
+    "max_length": becomes("training.max_length_tokens", "training.on_overlong",
+                          note="longer rows are cut; null: none is"),
     "truncation_mode": becomes("training.on_overlong", note="keep_start; keep_end is refused"),
-    "packing": becomes("training.global_batch_size", note="needs --set: a packed batch counts sequences, not rows"),
+    "packing": becomes("training.global_batch_tokens", note=PACKING_NOTE),
+    "packing_strategy": becomes("training.global_batch_tokens", note="bfd; others are refused"),
     "completion_only_loss": becomes("objective.name", note="true; false is refused"),
     "assistant_only_loss": becomes("objective.name", note="true; false is refused"),
     "loss_type": becomes("objective.name", "objective.loss_type", "objective.loss_weighting",
@@ -66,8 +69,8 @@ KEYS: Final[dict[str, Key]] = {
     **hf_arguments.KEYS,
     **harmless("the machine, not what is trained", "attn_implementation", "dtype", "torch_dtype", "device_map",
                "bnb_4bit_quant_storage", "use_bnb_nested_quant", "dataset_num_proc", "padding_free",
-               "pad_to_multiple_of", "precompute_ref_log_probs", "precompute_ref_batch_size", "packing_strategy",
-               "env", "num_processes", "accelerate_config", "ignore_bias_buffers", "cast_lm_head_to_fp32"),
+               "pad_to_multiple_of", "precompute_ref_log_probs", "precompute_ref_batch_size", "env",
+               "num_processes", "accelerate_config", "ignore_bias_buffers", "cast_lm_head_to_fp32"),
     **harmless(_DRAWING, "use_vllm", "vllm_mode", "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
                "vllm_server_base_url", "vllm_gpu_memory_utilization", "vllm_max_model_length",
                "vllm_tensor_parallel_size", "vllm_enable_sleep_mode", "vllm_model_impl", "vllm_group_port",
@@ -140,13 +143,27 @@ def translate(t: Translation, trainer: str) -> None:
         t.same("mask_truncated_completions", "no answers are drawn")
         drawn_losses.leave_out(t, "", "no answers are drawn", has_delta=True)
         _put_length(t)
-    packing = "packing" if trainer == "sft" and t.take("packing", False) else ""
-    if trainer == "sft" and not packing:
-        t.same("packing", "off")
+    packing = _packing(t) if trainer == "sft" else None
     order = "sequential" if trainer == "kto" else "random"
-    put_training(t, Defaults(learning_rate=_RATES[trainer], order=order), rows_per_unit=unit, packing_key=packing)
+    put_training(t, Defaults(learning_rate=_RATES[trainer], order=order), rows_per_unit=unit, packing=packing)
     if trainer == "grpo":
         drawn_losses.divide_steps(t, drawn_losses.num_updates(t))
+
+
+def _packing(t: Translation) -> Packing | None:
+    """How rows are packed: in one of the ways that keep each row whole."""
+    strategy = t.take("packing_strategy", "bfd")
+    if not t.take("packing", False):
+        t.same("packing", "off")
+        t.same("packing_strategy", "packing is off")
+        return None
+    if strategy == "bfd":
+        t.same("packing_strategy", "rows are packed whole, and longer ones are cut first")
+    else:
+        note = f"{strategy} divides rows between sequences; here a row stays whole: bfd"
+        t.refuse("packing_strategy", note)
+    # With `max_length: null` TRL does not pack.
+    return Packing("packing", None if t.is_null("max_length") else int(t.take("max_length", _MAX_LENGTH)))
 
 
 def _put_method(t: Translation, trainer: str) -> None:
@@ -230,8 +247,12 @@ def _put_grpo(t: Translation) -> int:
 
 
 def _put_length(t: Translation) -> None:
-    longest = t.take("max_length", 1024)
-    t.put("training.max_length_tokens", longest, "max_length", default=1024)
+    if t.is_null("max_length"):
+        t.leave_open("max_length", "no row is cut; one that is longer than the model's context is an error")
+        t.take("truncation_mode")
+        t.same("truncation_mode", "no row is cut")
+        return
+    t.put("training.max_length_tokens", t.take("max_length", _MAX_LENGTH), "max_length", default=_MAX_LENGTH)
     if t.take("truncation_mode", "keep_start") == "keep_start":
         t.put("training.on_overlong", "truncate", "truncation_mode", default="keep_start")
     else:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from luthier.features.recipes.imports import hf_arguments
-from luthier.features.recipes.imports.hf_arguments import Defaults, put_training
+from luthier.features.recipes.imports.hf_arguments import Defaults, Packing, put_training
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
 from luthier.features.recipes.imports.translation import HubParts, Key, Translation, becomes, harmless, missing
 
@@ -81,7 +81,7 @@ KEYS: Final[dict[str, Key]] = {
         "dataset_text_field": becomes("data.columns", note="the column of plain texts, unless answers alone are "
                                       "learned"),
         "max_seq_length": becomes("training.max_length_tokens", note="takes precedence"),
-        "packing": becomes("training.global_batch_size", note="needs --set: a packed batch counts sequences, not rows"),
+        "packing": becomes("training.global_batch_tokens", note=hf_arguments.PACKING_NOTE),
         **harmless(_MACHINE, "dataset_num_proc"),
     }),
     **_of("SFTConfig", {
@@ -90,7 +90,7 @@ KEYS: Final[dict[str, Key]] = {
                                       "learned"),
         "max_length": becomes("training.max_length_tokens", note="takes precedence"),
         "max_seq_length": becomes("training.max_length_tokens", note="takes precedence"),
-        "packing": becomes("training.global_batch_size", note="needs --set: a packed batch counts sequences, not rows"),
+        "packing": becomes("training.global_batch_tokens", note=hf_arguments.PACKING_NOTE),
         "completion_only_loss": becomes("objective.name", note="true; false is refused"),
         "assistant_only_loss": becomes("objective.name", note="true; false is refused"),
         **harmless(_MACHINE, "dataset_num_proc"),
@@ -131,7 +131,7 @@ def translate(t: Translation) -> None:
     t.recipe["objective.name"] = "sft"
     _put_data(t)
     _put_method(t)
-    _put_length(t)
+    longest = _put_length(t)
     packed = [key for key in ("SFTTrainer.packing", "SFTConfig.packing") if t.take(key, False)]
     for key in ("SFTTrainer.packing", "SFTConfig.packing"):
         if key not in packed[:1]:
@@ -139,7 +139,7 @@ def translate(t: Translation) -> None:
     seed = t.take("get_peft_model.random_state", 3407)
     defaults = Defaults(learning_rate=5e-5, num_rows=4, accumulation=2, warmup=0.1, optimizer="adamw_8bit",
                         weight_decay=0.001, seed=3407)  # fmt: skip
-    put_training(t, defaults, prefix="SFTConfig.", packing_key=packed[0] if packed else "")
+    put_training(t, defaults, prefix="SFTConfig.", packing=Packing(packed[0], longest) if packed else None)
     if t.has("SFTConfig.seed"):
         t.same("get_peft_model.random_state", "a recipe has one seed, that of SFTConfig")
     else:
@@ -196,7 +196,8 @@ def _put_method(t: Translation) -> None:
     put_adapter(t, _ADAPTER)
 
 
-def _put_length(t: Translation) -> None:
+def _put_length(t: Translation) -> int:
+    """Returns the tokens of the longest row."""
     keys = ("SFTConfig.max_length", "SFTConfig.max_seq_length", "SFTTrainer.max_seq_length",
             "from_pretrained.max_seq_length")  # fmt: skip
     values = [(key, t.take(key)) for key in keys if t.take(key) is not None]
@@ -205,3 +206,4 @@ def _put_length(t: Translation) -> None:
     t.put("training.on_overlong", "truncate", key, default=2048)
     for other, _ in values[1:]:
         t.same(other, f"{key} takes precedence")
+    return int(longest)
