@@ -169,6 +169,28 @@ def _sum(loads: Sequence[RemoteLoad]) -> RemoteLoad:
     return total
 
 
+def cost_line(judge: RemoteJudge) -> str:
+    """What the run asks of a judge behind a server, and what that costs.
+
+    Args:
+        judge: Of the plan.
+    """
+    from luthier.platform.cli import figures
+
+    if judge.run is None:
+        return judge.name
+    calls, asked, new = (
+        figures.between(one, lambda value: figures.count(round(value)))
+        for one in (judge.run.num_calls, judge.run.prompt_tokens, judge.run.new_tokens)
+    )
+    usd = judge.usd_of(judge.run)
+    money = "no price is set" if usd is None else f"{figures.between(usd, figures.usd)}, which comes on top of the rent"
+    return (
+        f"{judge.name}: {calls} calls, {asked} tokens of questions, {new} of replies; {money}; its time is not in the "
+        "prediction"
+    )
+
+
 def judge_budget(plan: Plan) -> JudgeBudget | None:
     """What the judges behind servers of a plan cost a step and a validation; None where there are none.
 
