@@ -167,7 +167,7 @@ class JudgeSampling(FrozenModel):
 
 
 class ScoreModelReward(ScoreModelSpec):
-    """A model on this machine that answers with a number within `range`, which is the score.
+    """A model that answers with a number within `range`, which is the score.
 
     An answer without such a number, given twice, counts the lower end of the range.
 
@@ -176,7 +176,7 @@ class ScoreModelReward(ScoreModelSpec):
         name: what measures and formulas call it.
         input: the messages.
         range: the ends of the scale.
-        model: any name of a model on this machine.
+        model: any name of a model on this machine, or `http(s)://host:port/v1#MODEL`.
         sampling_params: of its answers.
     """
 
@@ -185,7 +185,7 @@ class ScoreModelReward(ScoreModelSpec):
 
 
 class LabelModelReward(LabelModelSpec):
-    """A model on this machine that answers with one of `labels`; 1 where it is among `passing_labels`, else 0.
+    """A model that answers with one of `labels`; 1 where it is among `passing_labels`, else 0.
 
     An answer without a label, given twice, counts 0.
 
@@ -195,7 +195,7 @@ class LabelModelReward(LabelModelSpec):
         input: the messages.
         labels: all that may be answered.
         passing_labels: those that pass.
-        model: any name of a model on this machine.
+        model: any name of a model on this machine, or `http(s)://host:port/v1#MODEL`.
     """
 
     model: Annotated[str, Field(min_length=1, max_length=255)]

@@ -32,7 +32,7 @@ from luthier.core.recipe import (
     TemplateOption,
 )
 from luthier.core.registry import OBJECTIVES
-from luthier.core.run import BudgetPlan
+from luthier.core.run import BudgetPlan, RemoteJudge
 from luthier.core.task_head import Pooling, TaskHead
 from luthier.core.tracking import TrackerPlan
 
@@ -220,7 +220,7 @@ class ObjectivePlan(FrozenModel):
 
     Attributes:
         router_aux_loss: what the loss of the routers of a mixture of experts is multiplied by; None where it is off.
-        judges: the models that graders of `rewards` ask, by the names there; None where no model is asked.
+        judges, remote_judges: models that graders of `rewards` ask, here and behind servers; None where there are none.
         grading: what each of these graders has them read and write for an answer.
         task_head: what the model has in place of text, as the training rows say; None where it writes.
         task_head_notes: what a person should know of how these were read.
@@ -249,6 +249,7 @@ class ObjectivePlan(FrozenModel):
     teacher: TeacherPlan | None = None
     judges: tuple[TeacherPlan, ...] | None = None
     grading: tuple[GradingLoad, ...] | None = None
+    remote_judges: tuple[RemoteJudge, ...] | None = None
     alpha: float | None = None
     divergence: Divergence | None = None
     teacher_share: float | None = None
@@ -442,7 +443,7 @@ class Plan(FrozenModel):
         # what an objective has no use for is not there: plans of before there were other objectives keep their hash
         document = self.objective.model_dump(mode="json")
         unused: Any = {key: True for key, value in document.items() if value is None or value == {}}
-        unused |= {"task_head_notes": True, "grading": True}  # words about what is in the plan already, and its cost
+        unused |= dict.fromkeys(("task_head_notes", "grading", "remote_judges"), True)  # words and costs of the rest
         # nor are later settings that do nothing
         off: dict[str, Any] = dict.fromkeys(("nll_weight", "mask_truncated", "center_rewards_coefficient"), 0.0)
         off |= {"loss_type": "sigmoid", "num_iterations": 1}

@@ -80,6 +80,80 @@ class FirstActions(FrozenModel):
     judging: Estimate | None = None
 
 
+class RemoteLoad(FrozenModel):
+    """What is asked of a judge behind a server.
+
+    Attributes:
+        num_calls: questions that are sent.
+        prompt_tokens: of all of them, counted by the tokenizer of the model that is trained.
+        new_tokens: of all replies.
+    """
+
+    num_calls: Estimate
+    prompt_tokens: Estimate
+    new_tokens: Estimate
+
+
+class RemoteJudge(FrozenModel):
+    """A model behind an OpenAI-compatible server that grades answers.
+
+    Attributes:
+        name: its address, `http(s)://host:port/v1#MODEL`.
+        prompt_usd: US dollars for a million tokens of questions; None where no price is configured.
+        new_usd: US dollars for a million tokens of replies; None where no price is configured.
+        run: what the whole run asks; None before the rows are known.
+        step: what one step asks.
+        validation: what one validation asks.
+    """
+
+    name: str
+    prompt_usd: float | None = None
+    new_usd: float | None = None
+    run: RemoteLoad | None = None
+    step: RemoteLoad | None = None
+    validation: RemoteLoad | None = None
+
+    def usd_of(self, load: RemoteLoad | None) -> Estimate | None:
+        """US dollars of a load; None without prices or without a load."""
+        if load is None or self.prompt_usd is None or self.new_usd is None:
+            return None
+        return load.prompt_tokens.times(self.prompt_usd / 1e6).plus(load.new_tokens.times(self.new_usd / 1e6))
+
+    def usd_of_call(self, prompt_tokens: int, new_tokens: int) -> float | None:
+        """US dollars of one reply; None without prices."""
+        if self.prompt_usd is None or self.new_usd is None:
+            return None
+        return (prompt_tokens * self.prompt_usd + new_tokens * self.new_usd) / 1e6
+
+
+class JudgeBudget(FrozenModel):
+    """What models behind servers, which grade answers, are expected to cost.
+
+    Attributes:
+        step_usd: of one step; None where one of them has no price.
+        validation_usd: of one validation.
+    """
+
+    step_usd: Estimate | None
+    validation_usd: Estimate
+
+
+class JudgeBill(FrozenModel):
+    """What models behind servers, which grade answers, were asked, without stored replies, which cost nothing.
+
+    Attributes:
+        calls: replies that were paid for.
+        prompt_tokens: of these questions.
+        new_tokens: of these replies.
+        usd: what they cost; None where one of the models has no price.
+    """
+
+    calls: int
+    prompt_tokens: int
+    new_tokens: int
+    usd: float | None
+
+
 class BudgetPlan(FrozenModel):
     """The caps of a run (None: no cap), and the rates that turn its time into money and energy.
 
@@ -96,6 +170,7 @@ class BudgetPlan(FrozenModel):
         watts: power of all devices of the run together; None where it is unknown.
         watts_source: where the power comes from, or why there is none.
         first: what the first actions are expected to take.
+        judges: what models behind servers cost that grade; None where none does.
     """
 
     hours: float | None = None
@@ -108,6 +183,7 @@ class BudgetPlan(FrozenModel):
     watts: Estimate | None
     watts_source: str
     first: FirstActions
+    judges: JudgeBudget | None = None
 
 
 class Spent(FrozenModel):
@@ -118,11 +194,18 @@ class Spent(FrozenModel):
         tokens: of training steps, without padding.
         interrupted_seconds: the part of `seconds` that was in progress when a process was killed; no one could measure
             it, so it is what that action was expected to take.
+        judge_calls: replies of models behind servers that graded and were paid for.
+        judge_prompt_tokens, judge_new_tokens: of these.
+        judge_usd: what they cost, as far as prices are known.
     """
 
     seconds: float = 0.0
     tokens: int = 0
     interrupted_seconds: float = 0.0
+    judge_calls: int = 0
+    judge_prompt_tokens: int = 0
+    judge_new_tokens: int = 0
+    judge_usd: float = 0.0
 
 
 class Bill(FrozenModel):
@@ -134,12 +217,13 @@ class Bill(FrozenModel):
     Attributes:
         hours: of work until now.
         tokens: of training steps until now, without padding.
-        usd: cost until now; None where no price is known.
+        usd: cost until now, judges behind servers included; None where no price is known.
         energy_kwh: energy until now; None where no power is known.
         interrupted_hours: the part of `hours` that was lost when processes were killed.
         final_hours: hours once all steps are done.
         final_usd: cost once all steps are done; None where no price is known.
         final_energy_kwh: energy once all steps are done; None where no power is known.
+        judges: what judges behind servers were asked and cost; None where the run has none.
     """
 
     hours: float
@@ -150,6 +234,7 @@ class Bill(FrozenModel):
     final_hours: Estimate
     final_usd: Estimate | None
     final_energy_kwh: Estimate | None
+    judges: JudgeBill | None = None
 
     @property
     def left_seconds(self) -> float:

@@ -99,6 +99,7 @@ def with_budget(
             use up.
     """
     from luthier.features.planning.probes import stored
+    from luthier.features.planning.remote_judges import judge_budget
     from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.budget import budget_of_unknown_device, resolve_budget
     from luthier.ml.planning.devices import load_prices, this_machine
@@ -106,16 +107,16 @@ def with_budget(
     from luthier.ml.training.budget import mean_step_tokens
     from luthier.platform.home.hardware_benchmark import hardware_of
 
-    table = load_prices(prices)
+    table, judges = load_prices(prices), judge_budget(plan)
     try:
         device = this_machine(hardware_of(context).shared_by(num_devices))
         device = device.model_copy(update={"num_devices": num_machines if device.is_cpu else num_devices})
     except RequestError as error:  # no run fails because of an optional extra
-        unknown = budget_of_unknown_device(asked, error.came, step_tokens=mean_step_tokens(plan))
+        unknown = budget_of_unknown_device(asked, error.came, step_tokens=mean_step_tokens(plan), judges=judges)
         return with_caps(plan, unknown)
     workload = workload_of(plan, read_structure(plan.base_model.path), device)
     calibration = stored(context, device, plan)
-    return with_caps(plan, resolve_budget(asked, workload, device, table, calibration=calibration))
+    return with_caps(plan, resolve_budget(asked, workload, device, table, calibration=calibration, judges=judges))
 
 
 def with_larger_budget(

@@ -13,7 +13,7 @@ from luthier.core.dataset import DatasetProfile, reading_notes, sequence_notes
 from luthier.core.estimate import Estimate
 from luthier.core.plan import DataPlan, MethodPlan, Plan
 from luthier.core.results.cost import Quote
-from luthier.core.run import Bill, BudgetPlan
+from luthier.core.run import Bill, BudgetPlan, JudgeBill
 from luthier.core.text.counted import counted
 from luthier.core.text.target_modules import target_summary
 from luthier.platform.cli import figures
@@ -259,7 +259,17 @@ def bill_line(bill: Bill) -> str:
                 f"{_between(now)} {unit}" if done else f"{figures.number(now.value)} of {_between(end)} {unit}"
             )
     lost = f"; {figures.duration(bill.interrupted_hours * 3600)} of it lost to kills" if bill.interrupted_hours else ""
-    return f"spent {', '.join(parts)}{lost}"
+    return f"spent {', '.join(parts)}{lost}{_judges_paid(bill.judges)}"
+
+
+def _judges_paid(judges: JudgeBill | None) -> str:
+    if judges is None:
+        return ""
+    money = "" if judges.usd is None else f", {figures.number(judges.usd)} USD of it"
+    return (
+        f"; judges behind servers: {counted(judges.calls, 'call')}, {counted(judges.prompt_tokens, 'token')} of "
+        f"questions, {judges.new_tokens:,} of replies{money}"
+    )
 
 
 def budget_lines(budget: BudgetPlan) -> list[str]:
@@ -368,6 +378,8 @@ def _step_tokens(plan: Plan) -> str:
 
 def _graders_of(plan: Plan) -> list[str]:
     """Each grader that asks a model: which one, how often, and with how many tokens; and those that run code."""
+    from luthier.features.planning.remote_judges import cost_line
+
     objective, training = plan.objective, plan.training
     num_answers = training.global_batch_size * (objective.num_samples or 0)
     lines = []
@@ -379,6 +391,7 @@ def _graders_of(plan: Plan) -> list[str]:
             f"{figures.count(round(one.prompt_tokens))} tokens{answer}, replies of up to "
             f"{counted(one.new_tokens, 'token')}"
         )
+    lines += [cost_line(one) for one in objective.remote_judges or ()]
     code = [one.name for reward in objective.rewards or () for one in reward.code]
     return [*lines, *(f"code ({name}), locked down: its time is not in the prediction" for name in code)]
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, RequestError
-from luthier.core.graders import GradingLoad
+from luthier.core.graders import GradingLoad, Reward
 from luthier.core.plan import Plan, TeacherPlan
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score, SilentProgress
 from luthier.core.recipe import Recipe
@@ -34,29 +35,23 @@ _WHERE: Final = "model of a grader in objective.rewards"
 
 
 def find_judges(context: Context, recipe: Recipe) -> dict[str, TeacherPlan]:
-    """The models that the graders of a recipe ask, by the names that the recipe has; nothing is loaded.
+    """The models on this machine that the graders of a recipe ask, by the names of the recipe; nothing is loaded.
 
     Args:
         context: The home.
         recipe: Of the run.
 
     Raises:
-        RequestError: A model behind a server, or one that gives no text.
+        RequestError: A model that gives no text.
         NotFoundError: No such model or run.
         ConflictError: A run that has made no weights.
     """
     rewards = (recipe.objective.rewards if recipe.objective else None) or ()
-    return {name: _judge(context, name) for name in dict.fromkeys(name for reward in rewards for name in reward.judges)}
+    names = dict.fromkeys(name for reward in rewards for name in reward.judges if not is_address(name))
+    return {name: _judge(context, name) for name in names}
 
 
 def _judge(context: Context, name: str) -> TeacherPlan:
-    if is_address(name):
-        raise RequestError(
-            f"{_WHERE}: {name}",
-            expected="a model on this machine: a server may answer otherwise when a run is resumed, and no budget of a "
-            "run counts what it charges",
-            do="name a base model, a run or a deployment; a server can judge the finished run: luthier eval --judge",
-        )
     # By run, where one has made it: the plan must mean the same weights once a deployment routes elsewhere.
     found = find_model(context, name, takes_exports=False)
     candidate = find_candidate(context, found.name)
@@ -64,7 +59,7 @@ def _judge(context: Context, name: str) -> TeacherPlan:
         raise RequestError(
             f"{_WHERE}: {name}, which has a task head",
             expected="a model that writes text",
-            do="name a base model, or a run that writes",
+            do="name a base model, a run that writes, or http(s)://host:port/v1#MODEL",
         )
     return model_plan(context, found.name, candidate, candidate.precision)
 
@@ -112,15 +107,20 @@ def with_judges(plan: Plan, judges: dict[str, TeacherPlan]) -> Plan:
     """
     if not judges:
         return plan
-    names = {name: judge.name for name, judge in judges.items()}
-    rewards = tuple(reward.with_judges(names) for reward in plan.objective.rewards or ())
+    rewards = renamed(plan, {name: judge.name for name, judge in judges.items()})
     found = {judge.name: judge for judge in judges.values()}
     objective = plan.objective.model_copy(update={"rewards": rewards, "judges": tuple(found.values())})
     return plan.model_copy(update={"objective": objective})
 
 
+def renamed(plan: Plan, names: Mapping[str, str]) -> tuple[Reward, ...]:
+    """The rewards of a plan with other names of some of the models that are asked."""
+    rewards = plan.objective.rewards or ()
+    return tuple(reward.with_judges({name: names.get(name, name) for name in reward.judges}) for reward in rewards)
+
+
 _REPORT_SECONDS: Final = 15.0
-_NUM_MEASURED: Final = 32
+NUM_MEASURED: Final = 32
 """Rows whose questions are counted for the time of grading."""
 
 
@@ -137,7 +137,9 @@ def with_grading(plan: Plan, rewards: Rewards | None) -> Plan:
 
     judges = {judge.name: judge for judge in plan.objective.judges or ()}
     loads = []
-    for grader, questions in rewards.questions(_NUM_MEASURED) if rewards is not None and judges else ():
+    for grader, questions in rewards.questions(NUM_MEASURED) if rewards is not None and judges else ():
+        if grader.model not in judges:  # behind a server (`remote_judges`)
+            continue
         judge = judges[grader.model]
         template = as_candidate(judge).chat_template()
         texts = [
@@ -240,8 +242,9 @@ def opened(
     run: str,
     progress: Progress | None = None,
     note: Callable[[str], None] | None = None,
+    folder: Path | None = None,
 ) -> Iterator[RewardTools]:
-    """What grades a run: models, each loaded with its first new question, and code.
+    """What grades a run: models, each loaded or connected with its first new question, and code.
 
     Args:
         plan: Of the run.
@@ -249,16 +252,23 @@ def opened(
         run: Names the run.
         progress: Shows how many answers are graded.
         note: Is given what a person should know.
+        folder: Of the run, where the paid replies of servers are noted; None notes nothing.
     """
+    from luthier.features.planning.remote_judges import open_remote
     from luthier.ml.evaluation.rewards import RewardTools
     from luthier.ml.evaluation.sandbox.recorded import RecordedGraders
+    from luthier.ml.training.ledger import JudgeCalls
 
-    engines: dict[str, CachedJudge] = {}
+    engines: dict[str, Engine] = {}
+    calls, store = JudgeCalls(folder), NoReplies() if replies is None else replies
+    remote = {judge.name: judge for judge in plan.objective.remote_judges or ()}
     judges = {judge.name: judge for judge in plan.objective.judges or ()}
 
     def judge_of(name: str) -> Engine:
         if name not in engines:
-            engines[name] = _engine_of(judges[name], replies)
+            engines[name] = (
+                open_remote(remote[name], store, calls, run) if name in remote else _engine_of(judges[name], store)
+            )
         return engines[name]
 
     code = RecordedGraders(replies, run)
@@ -268,18 +278,17 @@ def opened(
         code.close()
         for engine in engines.values():
             engine.close()
+        calls.close()
 
 
-def _engine_of(judge: TeacherPlan, replies: ResultCache | None) -> CachedJudge:
+def _engine_of(judge: TeacherPlan, replies: ResultCache) -> CachedJudge:
     from luthier.ml.inference.engine_wrappers import CachedEngine, CachedJudge
 
     candidate = as_candidate(judge)
     # All that decides what it says but the question: a reply that is found must be the one that it would give.
     identity = judge.model_dump(mode="json", exclude={"name", "path", "adapter_path"})
     identity |= {"engine": "transformers", "template_sha256": candidate.chat_template().sha256}
-    cached = CachedEngine(
-        lambda _: _Apart(judge), _Nowhere() if replies is None else replies, name=judge.name, identity=identity
-    )
+    cached = CachedEngine(lambda _: _Apart(judge), replies, name=judge.name, identity=identity)
     return CachedJudge(cached, judge.name)
 
 
@@ -307,7 +316,7 @@ class _Apart:
         self._engine.close()
 
 
-class _Nowhere:
+class NoReplies:
     """Stores nothing."""
 
     def find(self, keys: Sequence[str]) -> dict[str, Generation]:  # noqa: ARG002

@@ -26,6 +26,7 @@ from luthier.core.events import (
 from luthier.core.plan import Plan
 from luthier.core.registry import OBJECTIVES, REWARD_METRICS, TRACKERS
 from luthier.core.run import Bill, BudgetPlan, RunRecord, StopCause
+from luthier.core.text.counted import counted
 from luthier.core.tracking import is_address
 from luthier.features.models.result_files import has_report
 from luthier.features.planning.quotes import load_quote
@@ -348,14 +349,18 @@ def costs(bill: Bill | None, budget: BudgetPlan | None) -> list[dict[str, Any]]:
     if bill is None:
         return []
     caps = {name: getattr(budget, name, None) for name in ("hours", "usd", "energy_kwh", "tokens")}
-    lines = (
+    lines: list[tuple[str, float | None, tuple[str, str], tuple[str, str], float | None, Callable[[Any], str]]] = [
         ("Time", bill.hours, (_hours(bill.hours), ""), _range(bill.final_hours, _hours), caps["hours"], _hours),
         ("Money", _value(bill.usd), _range(bill.usd, usd), _range(bill.final_usd, usd), caps["usd"], usd),
         ("Energy", _value(bill.energy_kwh), _range(bill.energy_kwh, _energy(bill.energy_kwh)),
          _range(bill.final_energy_kwh, _energy(bill.final_energy_kwh)), caps["energy_kwh"], figures.energy),
         ("Tokens", float(bill.tokens), (figures.short_count(bill.tokens), ""), ("", ""), caps["tokens"],
          figures.short_count),
-    )  # fmt: skip
+    ]  # fmt: skip
+    if bill.judges is not None:
+        paid = "" if bill.judges.usd is None else usd(bill.judges.usd)
+        calls = counted(bill.judges.calls, "call")
+        lines.append(("Judges", None, (calls, paid), ("", ""), None, usd))
     return [
         {
             "name": name,

@@ -78,11 +78,20 @@ class CachedEngine:
             equal answers.
         open_engine: receives a callback for each answer as it arrives. An engine may ignore it; its answers are then
             stored when the whole call has ended.
+        first_counts: whether the answer that is stored first is used by all processes: where two ask the same question
+            at once, and the model may answer each of them otherwise.
     """
 
     def __init__(
-        self, open_engine: Callable[[Keep], Engine], cache: ResultCache, *, name: str, identity: Mapping[str, Any]
+        self,
+        open_engine: Callable[[Keep], Engine],
+        cache: ResultCache,
+        *,
+        name: str,
+        identity: Mapping[str, Any],
+        first_counts: bool = False,
     ) -> None:
+        self._first_counts = first_counts
         self._open, self._cache, self.name, self._identity = open_engine, cache, name, dict(identity)
         self._engine: Engine | None = None
         self._usage: dict[str, int] = {}
@@ -166,7 +175,8 @@ class CachedEngine:
         key = self.key(prompt)
         # Stored before it is counted: a crash after this line loses no paid answer.
         self._cache.keep({key: generation}, engine=self.name)
-        self._known[key] = generation
+        stored = self._cache.find([key]) if self._first_counts else {}
+        self._known[key] = stored.get(key, generation)
         self._count("", generation)
 
     def _count(self, kind: str, generation: Generation | OverlongError) -> None:

@@ -9,7 +9,7 @@ from luthier.core.estimate import Estimate
 from luthier.core.plan import ValueSource
 from luthier.core.recipe import BudgetRecipe
 from luthier.core.results.cost import Device, PriceTable
-from luthier.core.run import BudgetPlan, FirstActions
+from luthier.core.run import BudgetPlan, FirstActions, JudgeBudget
 from luthier.ml.planning import speed
 from luthier.ml.planning.predict import Calibration, checkpoint_seconds, mean_watts
 from luthier.ml.planning.workload import BYTES, Workload
@@ -26,6 +26,7 @@ def resolve_budget(
     prices: PriceTable,
     *,
     calibration: Calibration | None = None,
+    judges: JudgeBudget | None = None,
 ) -> BudgetPlan:
     """The budget of a run on a device; without caps where none is requested, so that its bill can still be shown.
 
@@ -35,6 +36,7 @@ def resolve_budget(
         device: that it runs on.
         prices: by device.
         calibration: of the device; None uses the priors.
+        judges: what judges behind servers cost; None where none grades.
 
     Raises:
         RecipeError: a cap on money without a price, on energy without watts, and for a cap that the first step alone
@@ -69,17 +71,21 @@ def resolve_budget(
                 reference_seconds=speed.reference_seconds(workload, step).value,
                 judging=speed.judging_seconds(workload, device, step, calibration) if workload.judging else None,
             ),
+            judges=judges,
         )
     )
 
 
-def budget_of_unknown_device(asked: BudgetRecipe | None, why: str, *, step_tokens: float) -> BudgetPlan:
+def budget_of_unknown_device(
+    asked: BudgetRecipe | None, why: str, *, step_tokens: float, judges: JudgeBudget | None = None
+) -> BudgetPlan:
     """The budget on a machine that the table of devices lacks: hours and tokens can be capped, money and energy not.
 
     Args:
         asked: the caps of the recipe; None for none.
         why: what is not known, as text.
         step_tokens: of the mean step.
+        judges: what judges behind servers cost; None where none grades.
 
     Raises:
         RecipeError: the caps limit money or energy.
@@ -98,6 +104,7 @@ def budget_of_unknown_device(asked: BudgetRecipe | None, why: str, *, step_token
             watts=None,
             watts_source=why,
             first=first,
+            judges=judges,
         )
     )
 
@@ -119,6 +126,13 @@ def checked(budget: BudgetPlan) -> BudgetPlan:
             f"budget.energy_kwh is {budget.energy_kwh:g}, but {budget.watts_source}",
             expected="a device whose power is known",
             do="cap hours instead: budget.hours",
+        )
+    if budget.usd is not None and budget.judges is not None and budget.judges.step_usd is None:
+        raise RecipeError(
+            f"budget.usd is {budget.usd:g}, but a model behind a server in objective.rewards has no price",
+            expected="the prices of its tokens",
+            do="set LUTHIER_TEACHER_USD_PER_MILLION_PROMPT_TOKENS and LUTHIER_TEACHER_USD_PER_MILLION_NEW_TOKENS (and "
+            "LUTHIER_TEACHER, where it is set, to that model), or cap hours instead: budget.hours",
         )
     _refuse_less_than_a_step(budget)
     return budget
@@ -151,9 +165,10 @@ def _price(device: Device, prices: PriceTable) -> tuple[Estimate | None, str]:
 def _refuse_less_than_a_step(budget: BudgetPlan) -> None:
     """A run that cannot take one step would pause where it began."""
     hours = budget.first.step_seconds.value / _SECONDS_AN_HOUR
+    judges_usd = budget.judges.step_usd.value if budget.judges and budget.judges.step_usd else 0.0
     needs = {
         "hours": hours,
-        "usd": hours * (budget.usd_per_hour.high if budget.usd_per_hour else 0.0),
+        "usd": hours * (budget.usd_per_hour.high if budget.usd_per_hour else 0.0) + judges_usd,
         "energy_kwh": hours * (budget.watts.high / 1000 if budget.watts else 0.0),
         "tokens": budget.first.step_tokens,
     }

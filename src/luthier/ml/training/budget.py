@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
-from luthier.core.run import Bill, BudgetPlan, Spent, StopReason
+from luthier.core.run import Bill, BudgetPlan, JudgeBill, Spent, StopReason
 from luthier.ml.charts import figures
 from luthier.ml.training.ledger import Action, Entry, Ledger
 
@@ -33,20 +33,22 @@ class Limit:
     Attributes:
         cap: in the limit's own unit: hours, USD, tokens or kWh.
         per_second, per_token: consumption per second and per token, in that unit.
+        per_usd: consumption per US dollar that is paid to judges behind servers.
     """
 
     name: LimitName
     cap: float
     per_second: float
     per_token: float = 0.0
+    per_usd: float = 0.0
 
-    def used(self, seconds: float, tokens: float) -> float:
-        """The cost of these seconds and tokens, in the cap's unit."""
-        return seconds * self.per_second + tokens * self.per_token
+    def used(self, seconds: float, tokens: float, judge_usd: float = 0.0) -> float:
+        """The cost of these seconds, tokens and replies of judges, in the cap's unit."""
+        return seconds * self.per_second + tokens * self.per_token + judge_usd * self.per_usd
 
     def left(self, spent: Spent) -> float:
         """The remaining budget, in the cap's unit; negative once the cap is exceeded."""
-        return self.cap - self.used(spent.seconds, spent.tokens)
+        return self.cap - self.used(spent.seconds, spent.tokens, spent.judge_usd)
 
 
 def limits(budget: BudgetPlan | None) -> tuple[Limit, ...]:
@@ -61,7 +63,7 @@ def limits(budget: BudgetPlan | None) -> tuple[Limit, ...]:
         found.append(Limit("hours", budget.hours, 1 / 3600))
     if budget.usd is not None and budget.usd_per_hour is not None:
         # The upper end: a cap is a promise, and has to hold where the price is the highest that was stated.
-        found.append(Limit("usd", budget.usd, budget.usd_per_hour.high / 3600))
+        found.append(Limit("usd", budget.usd, budget.usd_per_hour.high / 3600, per_usd=1.0))
     if budget.energy_kwh is not None and budget.watts is not None:
         found.append(Limit("energy_kwh", budget.energy_kwh, budget.watts.high / 3.6e6))
     if budget.tokens is not None:
@@ -82,7 +84,9 @@ class Refusal:
     words: StopReason
 
 
-def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: float, tokens: int) -> Refusal | None:
+def refusal(
+    budget: BudgetPlan | None, spent: Spent, action: Action, seconds: float, tokens: int, judge_usd: float = 0.0
+) -> Refusal | None:
     """Why an action of this expected cost may not begin; None if it may.
 
     Args:
@@ -91,9 +95,10 @@ def refusal(budget: BudgetPlan | None, spent: Spent, action: Action, seconds: fl
         action: what is to begin.
         seconds: its expected duration.
         tokens: tokens that it will count.
+        judge_usd: what judges behind servers are expected to cost for it.
     """
     for limit in limits(budget):
-        needed = limit.used(seconds, tokens)
+        needed = limit.used(seconds, tokens, judge_usd)
         # An action without measurements needs 0; it must still not begin under an exhausted cap.
         if limit.left(spent) >= needed and limit.left(spent) > 0:
             continue
@@ -209,6 +214,7 @@ class Meter:
         self._ledger = ledger or Ledger(None)
         last = self._ledger.last()
         self._settled, self._pace = last.settled(), last.pace
+        self._judges_paid: dict[Action, list[float]] = {}
         # Imports and the reading of rows come before the ledger: they are charged to `preparing`.
         self._since = clock() - seconds_before
         self._doing: tuple[Action, int, float] | None = ("preparing", 0, self._since) if seconds_before else None
@@ -221,7 +227,7 @@ class Meter:
             "seconds": self._settled.seconds + self._clock() - self._since,
             "tokens": self._settled.tokens + (tokens if action == "step" else 0),
         }
-        return self._settled.model_copy(update=more)
+        return self._ledger.judged(self._settled.model_copy(update=more))
 
     def begin(self, action: Action, tokens: int = 0) -> None:
         """Settle the previous action and record that this one begins.
@@ -289,6 +295,15 @@ class Meter:
         seconds += 0.0 if training_is_done else self.expected_seconds("checkpoint", 0)
         return self._ask(action, seconds, tokens)
 
+    def expected_judge_usd(self, action: Action) -> float:
+        """What judges behind servers are expected to cost for an action: the most so far, or as planned before."""
+        if paid := self._judges_paid.get(action):
+            return max(paid)
+        planned = self.budget.judges if self.budget else None
+        if planned is None or planned.step_usd is None:
+            return 0.0
+        return {"step": planned.step_usd.value, "validation": planned.validation_usd.value}.get(action, 0.0)
+
     def overrun(self) -> str | None:
         """Which cap is exhausted, as a sentence; None if none is."""
         return self._ask("judging", 0.0, 0)
@@ -310,17 +325,45 @@ class Meter:
         hours = spent.seconds / 3600
         final = Estimate(value=hours, low=hours, high=hours).plus(self._ahead(ahead).times(1 / 3600))
         price = self.budget.usd_per_hour if self.budget else None
+        judges, judges_ahead = self._judges(spent, ahead)
+        usd, final_usd = (price.times(hours), final.by(price)) if price else (None, None)
+        if usd is not None and final_usd is not None and judges is not None and judges.usd is not None:
+            paid = Estimate(value=judges.usd, low=judges.usd, high=judges.usd)
+            usd, final_usd = usd.plus(paid), final_usd.plus(paid).plus(judges_ahead)
         kilowatts = self.budget.watts.times(1e-3) if self.budget and self.budget.watts else None
         return Bill(
             hours=hours,
             tokens=spent.tokens,
-            usd=price.times(hours) if price else None,
+            usd=usd,
             energy_kwh=kilowatts.times(hours) if kilowatts else None,
             interrupted_hours=spent.interrupted_seconds / 3600,
             final_hours=final,
-            final_usd=final.by(price) if price else None,
+            final_usd=final_usd,
             final_energy_kwh=final.by(kilowatts) if kilowatts else None,
+            judges=judges,
         )
+
+    def _judges(self, spent: Spent, ahead: Remaining) -> tuple[JudgeBill | None, Estimate]:
+        """What judges behind servers were paid, and what they are expected to cost until the last step."""
+        planned, zero = self.budget.judges if self.budget else None, Estimate(value=0.0, low=0.0, high=0.0)
+        if planned is None:
+            return None, zero
+        has_prices = planned.step_usd is not None
+        paid = JudgeBill(
+            calls=spent.judge_calls,
+            prompt_tokens=spent.judge_prompt_tokens,
+            new_tokens=spent.judge_new_tokens,
+            usd=spent.judge_usd if has_prices else None,
+        )
+        if planned.step_usd is None:
+            return paid, zero
+        left = planned.validation_usd.times(ahead.num_validations)
+        if not (steps := self._judges_paid.get("step")):
+            return paid, left.plus(planned.step_usd.times(ahead.num_steps))
+        # Replies of this process are measured; later answers may be longer, or more of them equal.
+        mean = sum(steps) / len(steps)
+        measured = Estimate(value=mean, low=mean / 2, high=2 * mean)
+        return paid, left.plus(measured.times(ahead.num_steps))
 
     def close(self) -> None:
         """Settle and close the ledger. An action cut short is counted, but does not change the throughput."""
@@ -339,7 +382,7 @@ class Meter:
         self._settled, self._pace, self._since = last.settled(), last.pace, self._clock()
 
     def _ask(self, action: Action, seconds: float, tokens: int) -> str | None:
-        refused = refusal(self.budget, self.spent, action, seconds, tokens)
+        refused = refusal(self.budget, self.spent, action, seconds, tokens, self.expected_judge_usd(action))
         if refused is None:
             return None
         self.refused_by = refused.limit
@@ -371,9 +414,13 @@ class Meter:
         """Charge the time since the last call and update the estimate for this kind of action."""
         now = self._clock()
         took, self._since = now - self._since, now
+        judged = self._ledger.judged(self._settled)
+        paid, self._settled = judged.judge_usd - self._settled.judge_usd, judged
         more: dict[str, float] = {"seconds": self._settled.seconds + took}
         if self._doing is not None:
             action, tokens, began = self._doing
+            if paid > 0:  # nothing is paid where a resumed run reads stored replies
+                self._judges_paid.setdefault(action, []).append(paid)
             if action == "step":
                 more["tokens"] = self._settled.tokens + tokens
                 self._pace = self._pace.after_step(tokens, now - began)
@@ -387,9 +434,7 @@ class Meter:
     def _note(self, action: Action | None, expected_seconds: float, tokens: int) -> None:
         self._ledger.append(
             Entry(
-                seconds=self._settled.seconds,
-                tokens=self._settled.tokens,
-                interrupted_seconds=self._settled.interrupted_seconds,
+                **self._settled.model_dump(),
                 doing=action,
                 expected_seconds=expected_seconds,
                 expected_tokens=tokens if action == "step" else 0,

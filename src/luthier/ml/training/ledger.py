@@ -1,6 +1,7 @@
 """The spend of a run, on disk so that it survives kill -9, and the measured duration of its actions.
 
-    spent.jsonl     one line before each action: the settled spend, and the expected cost of the action that begins
+    spent.jsonl         one line before each action: the settled spend, and the expected cost of the action that begins
+    judge_calls.jsonl   one line after each paid reply of a judge behind a server
 
 A line is appended by one write, so a kill leaves it either complete or absent; a line torn by a power cut is skipped.
 Checkpoints do not contain the ledger: the training result never depends on its cost. The lines hold what this home has
@@ -13,10 +14,11 @@ because the load of the machine changes.
 from __future__ import annotations
 
 import errno
+import json
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -27,7 +29,7 @@ from luthier.core.run import Spent
 from luthier.core.system import facilities
 from luthier.core.system.files import is_disk_full, replace_file, sync_file
 from luthier.ml.training import spent_elsewhere
-from luthier.ml.training.spent_elsewhere import Amount, Elsewhere, Share, Shares, share_of
+from luthier.ml.training.spent_elsewhere import FIELDS, Amount, Count, Elsewhere, Share, Shares, share_of
 
 Action = Literal[
     "preparing", "teacher", "loading", "reference", "step", "validation", "checkpoint", "saving", "judging", "reporting"
@@ -113,6 +115,7 @@ def _student(freedom: float) -> float:
 
 
 LEDGER: Final = "spent.jsonl"
+_OF_JUDGES: Final = tuple(name for name in FIELDS if name.startswith("judge_"))
 _MAX_BYTES: Final = 1 << 20
 _TAIL_BYTES: Final = 1 << 14
 
@@ -123,27 +126,128 @@ class Entry(FrozenModel):
     Attributes:
         seconds, tokens: settled so far.
         interrupted_seconds: of these, the time of actions that were cut short.
+        judge_calls, judge_prompt_tokens, judge_new_tokens, judge_usd: as of `Spent`.
         doing: the action that began when the line was written; None after the last.
         expected_seconds, expected_tokens: what that action should take.
         pace: the throughput measured so far.
     """
 
     seconds: Amount = 0.0
-    tokens: Annotated[int, Field(ge=0)] = 0
+    tokens: Count = 0
     interrupted_seconds: Amount = 0.0
+    judge_calls: Count = 0
+    judge_prompt_tokens: Count = 0
+    judge_new_tokens: Count = 0
+    judge_usd: Amount = 0.0
     doing: Action | None = None
     expected_seconds: Amount = 0.0
-    expected_tokens: Annotated[int, Field(ge=0)] = 0
+    expected_tokens: Count = 0
     pace: Throughput = Throughput()
 
     def settled(self) -> Spent:
         """The spend if this is the last line: an unfinished action counts with its expected cost."""
         lost = self.expected_seconds if self.doing else 0.0
-        return Spent(
-            seconds=self.seconds + lost,
-            tokens=self.tokens + (self.expected_tokens if self.doing else 0),
-            interrupted_seconds=self.interrupted_seconds + lost,
-        )
+        own = Spent(**{name: getattr(self, name) for name in FIELDS})
+        more = {
+            "seconds": self.seconds + lost,
+            "tokens": self.tokens + (self.expected_tokens if self.doing else 0),
+            "interrupted_seconds": self.interrupted_seconds + lost,
+        }
+        return own.model_copy(update=more)
+
+
+JUDGE_CALLS: Final = "judge_calls.jsonl"
+
+
+class JudgeCalls:
+    """The paid replies of judges behind servers, a line each; every process of a run appends to the file.
+
+    A line follows its reply, so a kill loses none of them but the one that has just arrived.
+
+    Args:
+        folder: of the run; None writes nothing to disk.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = None if folder is None else folder / JUDGE_CALLS
+        self._descriptor: int | None = None
+        self._read_bytes = 0
+        self._total = Spent()
+
+    def add(self, judge: str, prompt_tokens: int, new_tokens: int, usd: float | None) -> None:
+        """Note one reply.
+
+        Args:
+            judge: its address.
+            prompt_tokens, new_tokens: of the reply.
+            usd: what it cost; None without prices.
+
+        Raises:
+            StorageFullError: the disk has no room.
+        """
+        if self._file is None:
+            return
+        document = {"judge": judge, "prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "usd": usd}
+        try:
+            if self._descriptor is None:
+                self._descriptor = _open_to_append(self._file)
+            line = json.dumps(document).encode() + b"\n"
+            # One write: the lines of several processes do not mix.
+            if os.write(self._descriptor, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise _full(self._file, error) from error
+
+    def total(self) -> Spent:
+        """What all processes have noted until now; only the figures of judges are set."""
+        if self._file is None or not self._file.is_file() or self._file.stat().st_size <= self._read_bytes:
+            return self._total
+        with self._file.open("rb") as file:
+            file.seek(self._read_bytes)
+            new = file.read()
+        # Another process may be in the middle of a line.
+        new = new[: new.rfind(b"\n") + 1]
+        self._read_bytes += len(new)
+        for line in new.splitlines():
+            try:
+                one = json.loads(line)
+                more = {
+                    "judge_calls": self._total.judge_calls + 1,
+                    "judge_prompt_tokens": self._total.judge_prompt_tokens + int(one["prompt_tokens"]),
+                    "judge_new_tokens": self._total.judge_new_tokens + int(one["new_tokens"]),
+                    "judge_usd": self._total.judge_usd + float(one["usd"] or 0.0),
+                }
+            except (ValueError, KeyError, TypeError):  # torn by a power cut
+                continue
+            self._total = self._total.model_copy(update=more)
+        return self._total
+
+    def close(self) -> None:
+        """Sync and close the file."""
+        if self._descriptor is not None:
+            facilities.sync_descriptor(self._descriptor)
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _open_to_append(file: Path) -> int:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | facilities.BINARY, 0o644)
+    size = os.fstat(descriptor).st_size
+    if size and facilities.read_at(descriptor, 1, size - 1) != b"\n":
+        os.write(descriptor, b"\n")  # a line torn by a power cut must not corrupt the next one
+    return descriptor
+
+
+def _full(file: Path, error: OSError) -> Exception:
+    """The error to raise for one of writing to a file."""
+    if not is_disk_full(error):
+        return error
+    return StorageFullError(
+        f"no room to note in {file} what the run has spent",
+        expected="a few hundred bytes",
+        do="free some disk space and resume the run",
+    )
 
 
 class Ledger:
@@ -158,6 +262,7 @@ class Ledger:
         self._file = None if folder is None else folder / LEDGER
         self._descriptor: int | None = None
         self._others: Share | None = None
+        self._calls = JudgeCalls(folder)
 
     @property
     def is_persistent(self) -> bool:
@@ -167,12 +272,13 @@ class Ledger:
     def last(self) -> Entry:
         """The newest readable line, with what other homes have spent; an empty entry if there is none."""
         own, others = self._own(), self._elsewhere()
-        more = {
-            "seconds": own.seconds + others.seconds,
-            "tokens": own.tokens + others.tokens,
-            "interrupted_seconds": own.interrupted_seconds + others.interrupted_seconds,
-        }
-        return own.model_copy(update=more)
+        return own.model_copy(update={name: getattr(own, name) + getattr(others, name) for name in FIELDS})
+
+    def judged(self, spent: Spent) -> Spent:
+        """A spend with what judges behind servers were paid until now, by any process of the run."""
+        calls, others = self._calls.total(), self._elsewhere()
+        now = {name: max(getattr(spent, name), getattr(calls, name) + getattr(others, name)) for name in _OF_JUDGES}
+        return spent.model_copy(update=now)
 
     def shares(self) -> dict[str, Share]:
         """What each home has spent, this one included. Only for a ledger on the disk."""
@@ -218,17 +324,22 @@ class Ledger:
     def _own(self) -> Entry:
         """The newest readable line: what this home has spent."""
         if self._file is None or not self._file.is_file():
-            return Entry()
+            return self._with_calls(Entry())
         with self._file.open("rb") as file:
             # The tail holds many lines; one that is torn or cut by the seek does not parse and is skipped.
             file.seek(max(0, self._file.stat().st_size - _TAIL_BYTES))
             lines = file.read().splitlines()
         for line in reversed(lines):
             try:
-                return Entry.model_validate_json(line)
+                return self._with_calls(Entry.model_validate_json(line))
             except ValidationError:
                 continue
-        return Entry()
+        return self._with_calls(Entry())
+
+    def _with_calls(self, entry: Entry) -> Entry:
+        # Replies may have been paid for since the line was written, and by processes that write no lines.
+        calls = self._calls.total()
+        return entry.model_copy(update={name: max(getattr(entry, name), getattr(calls, name)) for name in _OF_JUDGES})
 
     def append(self, entry: Entry) -> None:
         """Write one line.
@@ -240,11 +351,7 @@ class Ledger:
             StorageFullError: the disk has no room.
         """
         others = self._elsewhere()
-        own = {
-            "seconds": max(0.0, entry.seconds - others.seconds),
-            "tokens": max(0, entry.tokens - others.tokens),
-            "interrupted_seconds": max(0.0, entry.interrupted_seconds - others.interrupted_seconds),
-        }
+        own = {name: max(0, getattr(entry, name) - getattr(others, name)) for name in FIELDS}
         self._write(entry.model_copy(update=own))
 
     def _write(self, entry: Entry) -> None:
@@ -258,13 +365,7 @@ class Ledger:
             if os.write(self._descriptor, line) < len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            if not is_disk_full(error):
-                raise
-            raise StorageFullError(
-                f"no room to note in {self._file} what the run has spent",
-                expected="a few hundred bytes",
-                do="free some disk space and resume the run",
-            ) from error
+            raise _full(self._file, error) from error
 
     def sync(self) -> None:
         """Sync all lines to the disk."""
@@ -279,14 +380,9 @@ class Ledger:
             self._descriptor = None
 
     def _open(self, file: Path) -> int:
-        file.parent.mkdir(parents=True, exist_ok=True)
         if file.is_file() and file.stat().st_size > _MAX_BYTES:
             self._shorten(file)
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_APPEND | facilities.BINARY, 0o644)
-        size = os.fstat(descriptor).st_size
-        if size and facilities.read_at(descriptor, 1, size - 1) != b"\n":
-            os.write(descriptor, b"\n")  # a line torn by a power cut must not corrupt the next one
-        return descriptor
+        return _open_to_append(file)
 
     def _shorten(self, file: Path) -> None:
         """Keep only the newest line, the only one that is ever read."""

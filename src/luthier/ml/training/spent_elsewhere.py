@@ -28,23 +28,28 @@ _SAME_SECONDS: Final = 1e-3
 """Sums that differ by less are equal but for rounding."""
 
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
 HomeName = Annotated[str, Field(pattern=r"^[0-9a-f]{0,32}$")]
+
+
+FIELDS: Final = tuple(Spent.model_fields)
+"""The figures of a spend and of a share."""
 
 
 class Share(FrozenModel):
     """What one home has spent; the fields are those of `Spent`."""
 
     seconds: Amount = 0.0
-    tokens: Annotated[int, Field(ge=0)] = 0
+    tokens: Count = 0
     interrupted_seconds: Amount = 0.0
+    judge_calls: Count = 0
+    judge_prompt_tokens: Count = 0
+    judge_new_tokens: Count = 0
+    judge_usd: Amount = 0.0
 
     def larger(self, other: Share) -> Share:
         """Each figure of the one that has come further: both are of one home."""
-        return Share(
-            seconds=max(self.seconds, other.seconds),
-            tokens=max(self.tokens, other.tokens),
-            interrupted_seconds=max(self.interrupted_seconds, other.interrupted_seconds),
-        )
+        return Share(**{name: max(getattr(self, name), getattr(other, name)) for name in FIELDS})
 
 
 Shares = Mapping[str, Share]
@@ -65,17 +70,13 @@ class Elsewhere(FrozenModel):
 
 def share_of(spent: Spent) -> Share:
     """A spend as a share."""
-    return Share(seconds=spent.seconds, tokens=spent.tokens, interrupted_seconds=spent.interrupted_seconds)
+    return Share(**{name: getattr(spent, name) for name in FIELDS})
 
 
 def total(shares: Iterable[Share]) -> Share:
     """The sum of shares of different homes."""
     found = list(shares)
-    return Share(
-        seconds=sum(one.seconds for one in found),
-        tokens=sum(one.tokens for one in found),
-        interrupted_seconds=sum(one.interrupted_seconds for one in found),
-    )
+    return Share(**{name: sum(getattr(one, name) for one in found) for name in FIELDS})
 
 
 def merged(known: Shares, found: Shares) -> dict[str, Share]:
@@ -86,14 +87,14 @@ def merged(known: Shares, found: Shares) -> dict[str, Share]:
 def with_rest(shares: Shares, spent: Share) -> dict[str, Share]:
     """Shares that add up to a spend at least, which may be known without its shares, as from an earlier version."""
     known = total(shares.values())
-    if spent.seconds <= known.seconds + _SAME_SECONDS and spent.tokens <= known.tokens:
+    counts = ("tokens", "judge_calls")
+    if spent.seconds <= known.seconds + _SAME_SECONDS and all(
+        getattr(spent, name) <= getattr(known, name) for name in counts
+    ):
         return dict(shares)
     before = shares.get(UNKNOWN, Share())
     rest = Share(
-        seconds=before.seconds + max(0.0, spent.seconds - known.seconds),
-        tokens=before.tokens + max(0, spent.tokens - known.tokens),
-        interrupted_seconds=before.interrupted_seconds
-        + max(0.0, spent.interrupted_seconds - known.interrupted_seconds),
+        **{name: getattr(before, name) + max(0, getattr(spent, name) - getattr(known, name)) for name in FIELDS}
     )
     return {**shares, UNKNOWN: rest}
 

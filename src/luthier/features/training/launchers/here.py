@@ -150,7 +150,7 @@ def train_worker(prepared: Prepared, hooks: Hooks, world: World | None = None) -
 
     # The models that grade stay loaded while the run trains, and are let go of before it is evaluated.
     note = partial(_grader_failed, hooks)
-    with opened(prepared.plan, hooks.replies, hooks.folder.name, hooks.progress, note) as graders:
+    with opened(prepared.plan, hooks.replies, hooks.folder.name, hooks.progress, note, hooks.folder) as graders:
         return _train(prepared, hooks, world, graders)
 
 
