@@ -187,8 +187,11 @@ def with_batch_and_rate(recipe: Recipe, plan: Plan) -> Recipe:
         plan: Of the run that it is compared with.
     """
     training = recipe.training or TrainingRecipe()
-    same = {"global_batch_size": plan.training.global_batch_size, "learning_rate": plan.training.learning_rate}
-    same["global_batch_tokens"] = None
+    same = {
+        "global_batch_size": plan.training.global_batch_size,
+        "global_batch_tokens": None,
+        "learning_rate": plan.training.learning_rate,
+    }
     return recipe.model_copy(update={"training": training.model_copy(update=same)})
 
 
