@@ -143,6 +143,7 @@ def test_responses(client: TestClient, home: Context) -> None:
         {"input": "say three", "store": True},
         {"input": "say four", "previous_response_id": "resp_none"},
         {"input": "say five", "tools": [{"type": "web_search"}]},
+        {"input": "say six", "conversation": ok(client.post("/v1/conversations", json={}))["id"]},
     ]
     lines = [
         {"custom_id": str(n), "method": "POST", "url": "/v1/responses", "body": {"model": "tiny", **wish}}
@@ -151,7 +152,7 @@ def test_responses(client: TestClient, home: Context) -> None:
     batch = started(client, lines, endpoint="/v1/responses")
     worked(home)
     batch = ok(client.get(f"/v1/batches/{batch['id']}"))
-    assert batch["request_counts"] == {"total": 5, "completed": 2, "failed": 3}
+    assert batch["request_counts"] == {"total": 6, "completed": 2, "failed": 4}
     assert (batch["usage"]["input_tokens"], batch["usage"]["output_tokens"]) == (6, 4)
     answers = {one["custom_id"]: one["response"]["body"] for one in lines_of(client, batch["output_file_id"])}
     assert sorted(answers) == ["0", "1"]
@@ -163,6 +164,7 @@ def test_responses(client: TestClient, home: Context) -> None:
         "2": "store",
         "3": "previous_response_id",
         "4": "tools.0.type",
+        "5": "conversation",
     }
 
 
