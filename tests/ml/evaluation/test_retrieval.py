@@ -72,7 +72,7 @@ def test_many_training_documents_are_sampled_and_the_note_says_so(monkeypatch: p
     tasks = [retrieval_task([pair("q", "a")], rows) for rows in (train, train[::-1])]
     assert tasks[0].documents == tasks[1].documents
     assert len(tasks[0].documents) == 3
-    assert "2 of the training rows, a sample of 5" in tasks[0].notes[0]
+    assert "2 documents of training rows, of 5, can be found by mistake." in tasks[0].notes
 
 
 def test_a_reranker_orders_the_documents_of_its_own_rows() -> None:

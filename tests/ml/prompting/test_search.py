@@ -122,7 +122,7 @@ def test_too_small_a_budget_and_too_few_prompts_are_refused() -> None:
     with pytest.raises(RequestError, match="a budget of 100 tokens") as caught:
         search(prompts([0.5, 0.5]), 100)
     assert "at least 136" in caught.value.expected
-    with pytest.raises(RequestError, match="1 prompts to choose from"):
+    with pytest.raises(RequestError, match="1 prompt to choose from"):
         search(prompts([0.5]))
 
 

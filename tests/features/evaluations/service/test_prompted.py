@@ -80,7 +80,7 @@ def test_a_run_is_held_against_every_way_to_prompt_its_base(context: Context, ti
     notes = " ".join(found.rows_notes)
     assert "means over 3 draws" in notes
     assert plan.instruction in notes
-    assert "tokens of 60,000" in notes
+    assert "of 60,000 tokens" in notes
     page = Path(str(outcome.record.report_path)).read_text(encoding="utf-8")
     assert ">Prompts</h2>" in page
     assert plan.instruction in page
@@ -287,7 +287,7 @@ def test_a_reflection_model_behind_a_server_reads_training_rows_alone_within_the
     (note,) = [note for note in found.rows_notes if "from mistakes on" in note]
     assert note.startswith(f"{url}#writer wrote {len(texts)} new instructions from mistakes on 10 training rows")
     (search,) = [note for note in found.rows_notes if note.startswith("A search over")]
-    assert int(search.split("wrote ")[1].split(" tokens")[0].replace(",", "")) <= 20_000
+    assert int(search.split("read and wrote ")[1].split(" of ")[0].replace(",", "")) <= 20_000
     for one in nonempty(found.systems):
         if one.prompting is not None and one.prompting.reflection_model:
             assert one.prompting.reflection_model == f"{url}#writer"
@@ -309,7 +309,8 @@ def test_a_reflection_model_of_this_machine_is_loaded_by_turns(
     )
     (note,) = [note for note in found.rows_notes if "from mistakes on" in note]
     assert note.startswith(f"{writer} wrote ")
-    tokens = int(note.split("with ")[1].split(" of the tokens")[0].replace(",", ""))
+    (spent,) = [one for one in found.rows_notes if one.endswith("for these instructions.")]
+    tokens = int(spent.split("read and wrote ")[1].split(" token")[0].replace(",", ""))
     assert 0 < tokens < 12_000
 
 
@@ -328,7 +329,7 @@ def test_a_run_whose_reflection_model_fails_is_judged_with_the_best_known_wordin
         assert outcome.plan.evaluation.reflection_model == f"{url}#writer"
         assert "is sent some training rows" in outcome.plan.sources["evaluation.reflection_model"].why
         found = context.evaluations.get(str(outcome.record.evaluation_id))
-        assert any("It gave no more: " in note and "no such model here" in note for note in found.rows_notes)
+        assert any("wrote no more instructions: " in note and "no such model here" in note for note in found.rows_notes)
         with pytest.raises(LuthierError, match="no such model here"):
             evaluate(
                 context,

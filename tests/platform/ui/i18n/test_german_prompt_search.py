@@ -21,7 +21,7 @@ from luthier.ml.prompting.search import FoundPrompt
 from luthier.platform.ui.i18n.environments import words
 
 ROWS = tuple(example(n, f"Question {n}?", "yes") for n in range(1, 9))
-BASE = Candidate("base", "tiny", "tiny", None, "chatml", "float32", "cpu", 512)
+BASE = Candidate("base", "tiny", "tiny", None, "chat", "float32", "cpu", 512)
 FOUND = FoundPrompt(place=0, figure=0.75, num_rows=8, num_tried=6, num_tokens=1234, outputs=())
 REFLECTED = Reflected(
     instruction="Name the label. The answer is one word.", figure=0.8, num_rows=8, num_tokens=600,
