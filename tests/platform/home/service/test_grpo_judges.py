@@ -150,7 +150,7 @@ def test_a_model_whose_replies_have_no_score_is_refused_before_anything_is_train
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"model": "https://example.com/v1#judge"}, RequestError, "model of a grader in objective.rewards: https"),
+        ({"model": "https://example.com/v1"}, RequestError, "names no model"),
         ({"model": "no-such-model"}, NotFoundError, "no-such-model"),
         ({"range": [1, 1]}, RequestError, "'opinion': range 1 to 1"),
         ({"input": [{"role": "user", "content": "{{sample.choices}}"}]}, RequestError, "sample.choices"),
