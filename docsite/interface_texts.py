@@ -49,9 +49,9 @@ PAGES: dict[str, tuple[str, ...]] = {
 _HEAD = f"""# Sentences of the interface
 
 Made by `docsite/interface_texts.py` from the templates of the pages. The number beside a page is its reading ease by
-Flesch, over all of its sentences; `tests/platform/ui/test_reading_ease.py` holds it at {LEAST_EASE:.0f} or more. The pages that
-a person without a terminal meets come first, then all others by the folder of their templates. "…" is a value that the
-page fills in.
+Flesch, over all of its sentences; `tests/platform/ui/test_reading_ease.py` holds it at {LEAST_EASE:.0f} or more. The
+pages that a person without a terminal meets come first, then all others by the folder of their templates. "…" is a
+value that the page fills in.
 """
 _BREAK = "\x1f"
 """Between texts that belong to different elements; line breaks of a template are spaces."""
