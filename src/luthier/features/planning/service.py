@@ -187,8 +187,12 @@ def with_batch_and_rate(recipe: Recipe, plan: Plan) -> Recipe:
         plan: Of the run that it is compared with.
     """
     training = recipe.training or TrainingRecipe()
-    same = {"global_batch_size": plan.training.global_batch_size, "learning_rate": plan.training.learning_rate}
-    same["global_batch_tokens"] = None
+    made = plan.training
+    same = {
+        "global_batch_size": made.global_batch_size,
+        "global_batch_tokens": None,
+        "learning_rate": made.learning_rate,
+    }
     return recipe.model_copy(update={"training": training.model_copy(update=same)})
 
 
