@@ -195,13 +195,10 @@ def rows_memory(context: Context) -> Spill:
 
 
 _NOT_OF_ROWS: Final[dict[str, bool | set[str]]] = {
-    "method": True,
-    "budget": True,
-    "tracking": True,
-    "evaluation": True,
+    **dict.fromkeys(("method", "budget", "tracking", "evaluation"), True),
     "training": {
-        "learning_rate", "epochs", "global_batch_size", "global_batch_tokens", "schedule", "min_lr_ratio",
-        "warmup_fraction", "warmup_steps", "weight_decay", "num_threads", "validate_every_steps",
+        "learning_rate", "epochs", "global_batch_size", "global_batch_tokens", "schedule", "num_threads",
+        "min_lr_ratio", "warmup_fraction", "warmup_steps", "weight_decay", "validate_every_steps",
         "early_stopping_patience",
     },
 }  # fmt: skip

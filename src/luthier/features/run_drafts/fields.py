@@ -375,10 +375,9 @@ _OF_VECTORS: Final = (
 _BY_NAME: Final = {field.name: field for field in (*_OF_METHODS, *_OF_OBJECTIVES)}
 
 YAML_ONLY: Final[Mapping[str, str]] = {
-    "data.columns": "a mapping; usual names of columns are recognised",
+    **dict.fromkeys(("data.columns", "data.replay.columns"), "a mapping; usual names of columns are recognised"),
     "data.subset": "two numbers, for learning curves",
     "data.template_options": "a mapping, whose names depend on the model's chat template",
-    "data.replay.columns": "a mapping; usual names of columns are recognised",
     "method.options": "a mapping, for methods of other packages",
     "objective.classes": "a list of labels, which may have blanks and commas in them",
     "objective.options": "a mapping, for objectives of other packages",
