@@ -9,7 +9,8 @@ from tests.vacuous import nonempty
 
 SOURCE = Path(__file__).resolve().parents[3] / "src" / "luthier"
 GROWING = {
-    "bases", "choices", "datasets", "deployments", "evaluations", "export_files", "files", "form.teachers", "groups",
+    "bases", "form.bases", "form.suites", "form.tuned",
+    "choices", "datasets", "deployments", "evaluations", "export_files", "files", "form.teachers", "groups",
     "judged", "known_files", "models", "models.items()", "names", "ones", "others", "panels", "suites", "targets",
     "tuned",
 }  # fmt: skip

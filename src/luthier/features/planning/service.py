@@ -187,11 +187,10 @@ def with_batch_and_rate(recipe: Recipe, plan: Plan) -> Recipe:
         plan: Of the run that it is compared with.
     """
     training = recipe.training or TrainingRecipe()
-    made = plan.training
     same = {
-        "global_batch_size": made.global_batch_size,
+        "global_batch_size": plan.training.global_batch_size,
         "global_batch_tokens": None,
-        "learning_rate": made.learning_rate,
+        "learning_rate": plan.training.learning_rate,
     }
     return recipe.model_copy(update={"training": training.model_copy(update=same)})
 
@@ -230,6 +229,7 @@ def prepare(
     found = data_loader.of(context, recipe, base_dir, before)
     from luthier.features.planning.judges import beside, check_code, find_judges, with_grading, with_judges
     from luthier.features.planning.objective_inputs import check_drawing, find_teacher
+    from luthier.features.planning.remote_judges import find_remote_judges, with_remote_grading, with_remote_judges
     from luthier.features.recipes.template_options import check_switches
     from luthier.ml.evaluation.few_shot import num_usable
     from luthier.ml.inference.models.structure import read_structure
@@ -247,7 +247,7 @@ def prepare(
     shown = splits["train"].good_examples
     num_shown = num_usable(shown, held_out=judged)
     check_code(context, recipe)
-    judges = find_judges(context, recipe)
+    judges, remote = find_judges(context, recipe), find_remote_judges(context, recipe)
     plan = resolve.resolve(
         recipe,
         model=model,
@@ -267,9 +267,10 @@ def prepare(
         ),
         num_processes=num_processes,
     )
-    plan = with_judging(context, with_judges(plan, judges), judged, shown, num_shown)
+    plan = with_judging(context, with_remote_judges(with_judges(plan, judges), remote), judged, shown, num_shown)
     drawn = [splits[name] for name in ("train", "validation") if name in splits]
-    plan = with_grading(plan, check_drawing(plan, drawn, found.room_tokens))
+    rewards = check_drawing(plan, drawn, found.room_tokens)
+    plan = with_remote_grading(with_grading(plan, rewards), rewards, template)
     plan = _proved(context, plan, recipe, prices)
     others: tuple[Split, ...] = ("validation", "held_out", "replay", "replay_held_out")
     return Prepared(plan, model, template, splits["train"], *(splits.get(name) for name in others))

@@ -35,7 +35,7 @@ FILES = {
     *(f"{task}.{field}" for task in TASKS for field in ("data", "few_shot_from")),
     "SourceRecipe.path",
     "DataRecipe.train", "DataRecipe.validation", "DataRecipe.held_out", "ReplayRecipe.file", "ReplayRecipe.held_out",
-    "SqlTask.database", "CitationsTask.corpus", "JsonTask.json_schema",
+    "SqlTask.database", "CitationsTask.corpus", "JsonTask.json_schema", "WatchSettings.suite_file_id",
     "FineTuningRequest.training_file", "FineTuningRequest.validation_file",
 }  # fmt: skip
 """Name a file: of a caller over the network, the id of one."""
@@ -241,6 +241,11 @@ def test_a_recipe_of_a_remote_caller_names_no_address_that_rows_are_sent_to(cont
     for name in ("http://127.0.0.1:1/v1#m", "https://example.org/v1#m", "/etc", "run-20260101-120000-abcdef"):
         with pytest.raises(RequestError, match="reflection_model"):
             file_references.with_files(asked(name), file=names.file, model=names.model, run=names.run)
+        judge = {"type": "score_model", "model": name}
+        for grader in (judge, {"type": "multi", "graders": {"one": judge}}):
+            recipe = {"objective": {"name": "grpo", "rewards": [{"grader": grader}]}}
+            with pytest.raises(RequestError, match=r"objective\.rewards\[0\]\.grader\S*\.model"):
+                file_references.with_files(recipe, file=names.file, model=names.model, run=names.run)
     kept = {"evaluation": {"optimised_prompt": 1_000}}
     assert file_references.with_files(kept, file=names.file, model=names.model, run=names.run) == kept
 

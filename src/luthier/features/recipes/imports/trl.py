@@ -160,7 +160,7 @@ def _packing(t: Translation) -> Packing | None:
     if strategy == "bfd":
         t.same("packing_strategy", "rows are packed whole, and longer ones are cut first")
     else:
-        note = f"{strategy} divides rows between sequences; here a row stays whole: bfd"
+        note = f"{strategy}: rows are split across sequences there; here a row stays whole: bfd"
         t.refuse("packing_strategy", note)
     # With `max_length: null` TRL does not pack.
     return Packing("packing", None if t.is_null("max_length") else int(t.take("max_length", _MAX_LENGTH)))

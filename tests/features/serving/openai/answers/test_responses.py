@@ -152,7 +152,8 @@ def test_a_schema_is_kept(client: openai.OpenAI, ask: Callable[..., Any]) -> Non
         ({"reasoning": {"summary": "concise"}}, "reasoning.summary", "invalid_value"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort", "invalid_value"),
         ({"background": True}, "background", "invalid_value"),
-        ({"conversation": "conv_1"}, "conversation", "invalid_value"),
+        ({"conversation": "conv_1"}, "conversation", "conversation_not_found"),
+        ({"conversation": {}}, "conversation.id", "missing_required_parameter"),
         ({"prompt": {"id": "pmpt_1"}}, "prompt", "invalid_value"),
         ({"top_logprobs": 21}, "top_logprobs", "invalid_value"),
         ({"max_output_tokens": 0}, "max_output_tokens", "invalid_value"),
@@ -171,7 +172,7 @@ def test_what_is_wrong_or_not_supported_is_refused_by_name(
 ) -> None:
     with pytest.raises(openai.APIStatusError) as caught:
         ask(**({"question": wishes["input"]} if "input" in wishes else wishes))
-    assert caught.value.status_code == (404 if code == "model_not_found" else 400)
+    assert caught.value.status_code == (404 if code in ("model_not_found", "conversation_not_found") else 400)
     assert (caught.value.param, caught.value.code) == (param, code)
 
 
