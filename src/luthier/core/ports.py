@@ -14,7 +14,8 @@ from luthier.core.defaults import NEW_TOKENS
 from luthier.core.errors import RequestError
 from luthier.core.events import Event
 from luthier.core.frozen_model import FrozenModel, SparseModel
-from luthier.core.stream import Decoding, PoolingRequest, StreamEvent, TextRequest
+from luthier.core.pooling import PoolingRequest
+from luthier.core.stream import Decoding, StreamEvent, TextRequest
 
 EventSink = Callable[[Event], None]
 

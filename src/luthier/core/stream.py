@@ -20,7 +20,6 @@ from luthier.core.engine_rates import EngineRates
 from luthier.core.errors import LuthierError, OverlongError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.plan import Quantisation
-from luthier.core.pooling import PoolingRequest as PoolingRequest
 from luthier.core.recipe import TemplateOption
 
 MAX_CHOICES: Final = 16

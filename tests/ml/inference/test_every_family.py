@@ -11,8 +11,9 @@ from tests.vacuous import nonempty
 from tests.zoo.families import make_family
 
 from luthier.core.dataset import TokenisedExample
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.core.stream import Ended, Piece, Pooled, PoolingRequest, Sampling, TextRequest
+from luthier.core.stream import Ended, Piece, Pooled, Sampling, TextRequest
 from luthier.ml.inference.models.architecture import language_model
 from luthier.ml.inference.models.quiet import quiet_transformers
 from luthier.ml.inference.streaming import StreamingEngine

@@ -8,8 +8,9 @@ from safetensors.torch import load_file, save_file
 from tests.zoo.families import make_family
 
 from luthier.core.errors import ConflictError, DivergedError, ModelSourceError, NotFoundError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import Prompt, SilentProgress, StreamEngine
-from luthier.core.stream import Ended, Piece, PoolingRequest, Sampling, Served, TextRequest
+from luthier.core.stream import Ended, Piece, Sampling, Served, TextRequest
 from luthier.features.serving.engine_process import split
 from luthier.ml.inference.low_rank import read_low_rank, why_not_shared
 from luthier.ml.inference.mixed_adapters import MixedAdapters

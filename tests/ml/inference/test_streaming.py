@@ -9,8 +9,9 @@ from transformers import PreTrainedTokenizerFast
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import OverlongError, RequestError, WorkError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import Prompt, SilentProgress
-from luthier.core.stream import Ended, Failed, Piece, PoolingRequest, Sampling, Started, TextRequest
+from luthier.core.stream import Ended, Failed, Piece, Sampling, Started, TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, Sampler
 from luthier.ml.inference.models.loading import load_model
 from luthier.ml.inference.models.templates.chat_template import ChatTemplate

@@ -15,7 +15,8 @@ from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import ConflictError, ModelSourceError, RequestError, error_from
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.stream import Failed, Pooled, PoolingRequest, StreamEvent
+from luthier.core.pooling import PoolingRequest
+from luthier.core.stream import Failed, Pooled, StreamEvent
 from luthier.core.task_head import TaskHead, TaskHeadKind
 from luthier.features.playground.chat import MAX_CHARACTERS, route_to, text_of
 from luthier.features.serving import service as serving

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from luthier.core.errors import LuthierError, WorkError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.stream import (
     Failed,
     LoadedModel,
-    PoolingRequest,
     Served,
     StreamEvent,
     TextRequest,

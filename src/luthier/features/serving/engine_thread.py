@@ -22,13 +22,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from luthier.core.errors import DefectError, LuthierError, MemoryLimitError, UnsupportedError, WorkError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import CountingEngine, DescribedEngine, PoolingEngine, Prepared, PreparingEngine, RestingEngine
 from luthier.core.stream import (
     Decoding,
     Ended,
     Failed,
     Pooled,
-    PoolingRequest,
     Served,
     Started,
     StreamEvent,

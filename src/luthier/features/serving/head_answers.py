@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import DataError, ModelSourceError, RequestError, error_from
+from luthier.core.pooling import PoolingRequest
 from luthier.core.published_head import OwnEmbedding, own_embedding, read_document, text_part
-from luthier.core.stream import Failed, Pooled, PoolingRequest, Served, StreamEvent
+from luthier.core.stream import Failed, Pooled, Served, StreamEvent
 from luthier.core.task_head import NumberFormat, TaskHead, has_head_file, refuse_other_use, what_it_gives
 from luthier.core.text.written_numbers import write_number
 from luthier.features.serving.loaded import choose_model

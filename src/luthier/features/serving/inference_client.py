@@ -19,10 +19,10 @@ from typing import Any, Final
 
 from luthier.core.child_process.process import ChildProcess
 from luthier.core.errors import WorkError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.stream import (
     Failed,
     LoadedModel,
-    PoolingRequest,
     Served,
     StreamEvent,
     TextRequest,

@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from luthier.core.errors import LuthierError
-from luthier.core.stream import Ended, Failed, Pooled, PoolingRequest, Started, StreamEvent, TextRequest
+from luthier.core.pooling import PoolingRequest
+from luthier.core.stream import Ended, Failed, Pooled, Started, StreamEvent, TextRequest
 from luthier.features.serving.engine_balance import EngineBalance, EnginePick
 
 OnEvent = Callable[[StreamEvent], None]

@@ -16,6 +16,7 @@ from luthier.core.conversation import AS_THEY_ARE, Conversation, Message
 from luthier.core.defaults import SECOND_VERDICT_TOKENS
 from luthier.core.errors import LuthierError, WorkError, error_from
 from luthier.core.ids import sha256_document
+from luthier.core.pooling import PoolingRequest
 from luthier.core.stream import (
     CallPiece,
     Ended,
@@ -23,7 +24,6 @@ from luthier.core.stream import (
     Failed,
     Piece,
     Pooled,
-    PoolingRequest,
     Sampling,
     Served,
     Started,

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import RequestError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import Prompt
-from luthier.core.stream import PoolingRequest, TextRequest
+from luthier.core.stream import TextRequest
 from luthier.ml.inference.answer_row import AnswerRow, Constraint, ConstraintFactory, Sampler
 from luthier.ml.inference.batches import length_batches
 from luthier.ml.inference.decode import PREFILL_TOKENS, Batch, Prefix, Request

@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from luthier.core.errors import LuthierError, NotFoundError, WorkError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import KeyedEvent
 from luthier.core.stream import (
     MAX_CHOICES,
     Decoding,
     Failed,
-    PoolingRequest,
     Served,
     TextRequest,
 )

@@ -17,9 +17,10 @@ from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
 from luthier.core.errors import WorkError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import SilentProgress
 from luthier.core.records.traffic import TrafficPolicy
-from luthier.core.stream import Failed, Pooled, PoolingRequest, Served, StreamEvent
+from luthier.core.stream import Failed, Pooled, Served, StreamEvent
 from luthier.core.task_head import TASK_HEAD_FILE
 from luthier.features.deployments import service as deployments
 from luthier.features.traffic import service as traffic

@@ -11,8 +11,9 @@ from fastapi.testclient import TestClient
 from tests.task_heads import add_head_run
 
 from luthier.core.access import Caller
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import SilentProgress
-from luthier.core.stream import Pooled, PoolingRequest
+from luthier.core.stream import Pooled
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.offline import answer_offline
 from luthier.ml.inference.models import sources

@@ -394,7 +394,8 @@ def test_what_llama_cpp_does_otherwise_is_asked_of_the_own_engine(
     context: Context, children: Children, base: Served
 ) -> None:
     from luthier.core.access import Caller
-    from luthier.core.stream import PoolingRequest, TextRequest
+    from luthier.core.pooling import PoolingRequest
+    from luthier.core.stream import TextRequest
     from luthier.features.serving.models import Routed
     from luthier.features.serving.service import ask, ask_pooling
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from luthier.core.errors import LuthierError, OverlongError, WorkError, error_from
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import KeyedEvent, Prepared, StreamEngine
 from luthier.core.stream import (
     Decoding,
@@ -20,7 +21,6 @@ from luthier.core.stream import (
     Failed,
     LoadedModel,
     Piece,
-    PoolingRequest,
     Served,
     Started,
     StreamEvent,

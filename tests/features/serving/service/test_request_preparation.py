@@ -10,8 +10,9 @@ import pytest
 
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import Prepared
-from luthier.core.stream import PoolingRequest, TextRequest
+from luthier.core.stream import TextRequest
 from luthier.features.serving.engine_thread import SMALL_CHARACTERS, Ask, Preparation, is_small
 
 LARGE = "a" * (SMALL_CHARACTERS + 1)

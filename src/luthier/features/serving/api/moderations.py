@@ -20,7 +20,8 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag
 from luthier.core.access import Caller
 from luthier.core.errors import NotFoundError, UnsupportedError
 from luthier.core.frozen_model import StrictModel
-from luthier.core.stream import Pooled, PoolingRequest, Served
+from luthier.core.pooling import PoolingRequest
+from luthier.core.stream import Pooled, Served
 from luthier.core.task_head import TaskHead, refuse_other_use
 from luthier.features.models.names import find_model, is_tuned_name
 from luthier.features.serving.api.pooling import PoolingBody, Texts, respond_pooled

@@ -19,7 +19,8 @@ from pydantic import BaseModel, ValidationError
 
 from luthier.core.access import Caller
 from luthier.core.errors import BusyError, LuthierError, WorkError, error_from
-from luthier.core.stream import Failed, Pooled, PoolingRequest, TextRequest
+from luthier.core.pooling import PoolingRequest
+from luthier.core.stream import Failed, Pooled, TextRequest
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import Event, ResponseBuilder, SamplingBody, refused
 from luthier.features.serving.api.chat import ChatBody, chat_request, chat_response_builder, unread_warning

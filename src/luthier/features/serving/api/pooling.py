@@ -29,7 +29,8 @@ from luthier.core.access import Caller
 from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import LuthierError, RequestError, error_from
 from luthier.core.frozen_model import StrictModel
-from luthier.core.stream import Failed, Pooled, PoolingRequest, Served
+from luthier.core.pooling import PoolingRequest
+from luthier.core.stream import Failed, Pooled, Served
 from luthier.core.task_head import TaskHead
 from luthier.features.serving import service as serving
 from luthier.features.serving.api.answering import (

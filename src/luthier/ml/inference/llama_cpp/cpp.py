@@ -21,8 +21,9 @@ from typing import Final, Literal
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import LuthierError, RequestError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score
-from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, PoolingRequest, Served, Started, TextRequest
+from luthier.core.stream import ENGINE_DEFAULTS, Decoding, EngineSettings, Served, Started, TextRequest
 from luthier.core.system.free_cores import Drain, FreeCores
 from luthier.core.system.machine_memory import memory_bytes
 from luthier.core.system.process_setup import usable_threads

@@ -21,8 +21,9 @@ import httpx2
 from luthier.core.conversation import AS_THEY_ARE
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
+from luthier.core.pooling import PoolingRequest
 from luthier.core.ports import Generation, KeyedEvent, Progress, Prompt, Score, SilentProgress
-from luthier.core.stream import Decoding, EngineSettings, Failed, PoolingRequest, Served, TextRequest
+from luthier.core.stream import Decoding, EngineSettings, Failed, Served, TextRequest
 from luthier.ml.inference.engine_prompts import CallsInText, ToolFormat, checked, fitted, ids_of
 from luthier.ml.inference.engine_wrappers import generate_by_streaming
 from luthier.ml.inference.models.prefix_lm import refuse_configured_prefix_lm
