@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Final, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ from luthier.core.errors import RequestError
 from luthier.core.events import Event
 from luthier.core.frozen_model import FrozenModel, SparseModel
 from luthier.core.stream import Decoding, PoolingRequest, StreamEvent, TextRequest
+
+_Item = TypeVar("_Item")
 
 EventSink = Callable[[Event], None]
 
@@ -59,6 +61,14 @@ class SilentProgress:
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:  # noqa: ARG002
         """A task that shows nothing."""
         return SilentTask()
+
+
+def track(progress: Progress, title: str, items: Collection[_Item], unit: str) -> Iterator[_Item]:
+    """The items, each counted when the next one is taken."""
+    with progress.task(title, len(items), unit) as task:
+        for item in items:
+            yield item
+            task.advance()
 
 
 THINKING_TOKENS: Final = 2048
