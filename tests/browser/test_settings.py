@@ -13,9 +13,12 @@ from luthier.platform.auth.members import add_member
 from luthier.platform.auth.service import create_key
 from luthier.platform.home.context import Context
 from luthier.platform.notifications.webhooks import create_webhook
+from luthier.testing import servers
 from luthier.testing.servers import home_server
 from tests.browser.conftest import PHONE, sign_in, violations
 
+_FRESH_MS = 5_200
+"""After it, a form asks first whether the server is there (FRESH_MS of app.js)."""
 TABS = ("account", "keys", "members", "projects", "webhooks", "audit-log", "usage", "traffic", "prices", "machine")
 
 
@@ -65,6 +68,50 @@ def test_a_form_that_is_sent_without_a_network_stays_with_a_message(
         page.click("text=Create the key")
         expect(page.locator("#secret")).to_contain_text("sk-luthier-")
         page.close()
+
+
+def test_a_form_that_is_sent_to_a_server_that_is_gone_stays_with_a_message(
+    tmp_path: Path, make_page: Callable[..., Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(servers, "BEFORE_STOP", [])  # the page stays where it is
+    home = tmp_path / "home"
+    with Context.open(home) as context:
+        key = create_key(context, "me", scopes=("admin",))[1]
+    page = make_page()
+    with home_server(home) as server:
+        sign_in(page, server.url, key, "/settings/keys")
+        page.fill("#name", "robot")
+        page.check("input[name=scopes][value=infer]")
+        page.wait_for_timeout(_FRESH_MS)
+        with page.expect_request("**/mark*.svg") as asked:
+            page.click("text=Create the key")
+        assert asked.value.method == "HEAD", "asked first, and sent then"
+        expect(page.locator("#secret")).to_contain_text("sk-luthier-")
+        page.goto(f"{server.url}/settings/keys")
+        page.fill("#name", "second")
+        page.check("input[name=scopes][value=infer]")
+        page.wait_for_timeout(_FRESH_MS)
+    assert page.evaluate("navigator.onLine")
+    alert = page.locator("[data-refusal]")
+    page.click("text=Create the key")
+    expect(alert).to_contain_text("The server does not answer.")
+    page.click("text=Create the key")  # at once: what is known to be gone is not sent to
+    expect(alert).to_have_count(1)
+    assert page.input_value("#name") == "second"
+    assert page.is_checked("input[name=scopes][value=infer]")
+    assert page.url.endswith("/settings/keys")
+    page.route("**/mark*.svg", lambda route: route.fulfill(status=502))  # a proxy in front of a server that is gone
+    page.click("text=Create the key")
+    expect(alert).to_have_count(1)
+    page.unroute("**/mark*.svg")
+    page.route("**/mark*.svg", lambda route: route.fulfill(status=200))
+    page.route("**/settings/keys", lambda route: route.fulfill(status=200, body="<title>sent</title>"))
+    page.click("text=Create the key")
+    expect(page).to_have_title("sent")
+    errors = make_page.errors  # type: ignore[attr-defined]
+    assert [one for one in errors if "net::" not in one and "502" not in one] == []
+    errors.clear()
+    page.close()
 
 
 def _make_and_revoke_a_key(page: Page, url: str) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, Protocol, Self, runtime_checkable
+from typing import Any, Final, Literal, Protocol, Self, TypeVar, runtime_checkable
 
 from pydantic import Field
 
@@ -16,6 +16,8 @@ from luthier.core.events import Event
 from luthier.core.frozen_model import FrozenModel, SparseModel
 from luthier.core.pooling import PoolingRequest
 from luthier.core.stream import Decoding, StreamEvent, TextRequest
+
+_Item = TypeVar("_Item")
 
 EventSink = Callable[[Event], None]
 
@@ -60,6 +62,14 @@ class SilentProgress:
     def task(self, title: str, total: float | None, unit: str, done: float = 0) -> ProgressTask:  # noqa: ARG002
         """A task that shows nothing."""
         return SilentTask()
+
+
+def track(progress: Progress, title: str, items: Collection[_Item], unit: str) -> Iterator[_Item]:
+    """The items, each counted when the next one is taken."""
+    with progress.task(title, len(items), unit) as task:
+        for item in items:
+            yield item
+            task.advance()
 
 
 THINKING_TOKENS: Final = 2048

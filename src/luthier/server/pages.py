@@ -41,6 +41,7 @@ from luthier.platform.ui.page_work import PageWork
 from luthier.platform.ui.render import Page, declared
 from luthier.platform.ui.security import PLUG_INS, NulCheck, Policy, SameOrigin
 from luthier.platform.ui.visitor import needs
+from luthier.platform.ui.work_progress import ThreadProgress
 
 _MODULES: Final = re.compile(r"(.*[._])?pages(\..*)?")
 
@@ -123,6 +124,8 @@ def create_pages(context: Context) -> FastAPI:
     app.state.oidc = None if provider is None else OidcClient(provider)
     app.state.rating_failures = FailureLimit("invalid links", rate.FAILURES_PER_MINUTE)
     app.state.shown_once, app.state.page_work, app.state.form_drafts = ShownOnce(), PageWork(), FormDrafts()
+    # What services report while a form's work runs in a thread is shown by the page that waits for it.
+    context.progress = ThreadProgress(context.progress)
     app.state.upload_answers = SubmissionCache()
     app.state.judged, app.state.run_series = EvaluationCache(context), RunSeries(context)
     app.state.rail, app.state.assignments = Rail(context), Assignments(context)

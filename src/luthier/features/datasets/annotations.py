@@ -251,7 +251,9 @@ def decide_all(
     """
     version = queue.version
     if decision != "undo":
-        return context.datasets.decide_open(version.dataset_id, version.number, queue.open_lines, decision, caller.name)
+        return context.datasets.decide_open(
+            version.dataset_id, version.number, queue.open_lines, decision, caller.name, progress=context.progress
+        )
     about = set(queue.only)
     wanted = _DECISION_OF.get(queue.show)
     lines = [
@@ -309,7 +311,9 @@ def make_version(context: Context, caller: Caller, queue: Queue, *, note: str = 
     # Filled while `keep_rows` consumes the generator, hence read only after it.
     counts = Counts()
     stem = version.filename.split(".", 1)[0] or "rows"
-    file = dataset_versions.keep_rows(context, caller, decided_rows(queue, counts), f"{stem}.jsonl")
+    with context.progress.task("Writing rows", queue.rows.num_rows, "rows") as task:
+        rows = decided_rows(queue, counts, task)
+        file = dataset_versions.keep_rows(context, caller, rows, f"{stem}.jsonl")
     return dataset_versions.add_version(
         context,
         caller,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from luthier.core.dataset import Row
 from luthier.core.errors import DataError, RequestError, RowProblem
+from luthier.core.ports import ProgressTask
 from luthier.ml.data.rows.outputs import json_line
 
 if TYPE_CHECKING:
@@ -53,13 +54,14 @@ class Counts:
         }
 
 
-def decided_rows(queue: Queue, counts: Counts) -> Iterator[bytes]:
+def decided_rows(queue: Queue, counts: Counts, task: ProgressTask) -> Iterator[bytes]:
     """JSONL in pieces; counts are right when the last one was taken.
 
     A row that was not edited passes through unchanged. Of a file that is no JSONL what could not be read has no
-    bytes to pass through, and is left out.
+    bytes to pass through, and is left out. The task counts the rows that were read.
     """
     for line, pieces in queue.rows.pieces():
+        task.advance()
         decision = queue.decisions.get(line)
         if decision is not None:
             counts.decided[decision.decision] += 1

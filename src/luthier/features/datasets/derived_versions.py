@@ -6,6 +6,7 @@ nothing, and stores the proof of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,7 @@ from typing import Any, Final
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError, RequestError
 from luthier.core.ids import sha256_file
+from luthier.core.ports import ProgressTask
 from luthier.core.system.files import blocks_of, scratch_folder
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.service import add_version, get_version, keep_rows
@@ -178,7 +180,8 @@ def keep_repair(
     if not summary["fates"]["changed"] and not summary["fates"]["removed"]:
         raise RequestError("this repair changes no row", expected="something to repair", do="keep the version")
     stem = Path(version.filename.removesuffix(".gz")).stem
-    file = keep_rows(context, caller, blocks_of(output), f"{stem}.jsonl")
+    with context.progress.task("Copying the repaired rows", output.stat().st_size, "bytes") as task:
+        file = keep_rows(context, caller, _counted_blocks(output, task), f"{stem}.jsonl")
     names = ("fates", "actions", "grade_before", "grade_after", "num_rows", "num_rows_after", "left", "skipped", "mask")
     details = {name: summary[name] for name in names}
     try:
@@ -200,6 +203,12 @@ def keep_repair(
     for path in (output, *output.parent.glob(f"{output.name}.*")):
         path.unlink(missing_ok=True)
     return made
+
+
+def _counted_blocks(path: Path, task: ProgressTask) -> Iterator[bytes]:
+    for block in blocks_of(path):
+        yield block
+        task.advance(len(block))
 
 
 def _check_repair(context: Context, choice: RepairChoice) -> None:

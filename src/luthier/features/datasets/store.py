@@ -13,6 +13,7 @@ from sqlalchemy import Select, bindparam, delete, func, insert, select
 
 from luthier.core.errors import ConflictError, NotFoundError
 from luthier.core.frozen_model import FrozenModel
+from luthier.core.ports import Progress, SilentProgress
 from luthier.platform.db.store import Missing, RecordTable, Store
 from luthier.platform.db.tables import dataset_versions, datasets, files, row_decisions
 from luthier.platform.files.store import hold_file
@@ -303,7 +304,14 @@ class DatasetStore(Store):
         return made
 
     def decide_open(
-        self, dataset_id: str, version: int, lines: Sequence[int], decision: Decision, author: str
+        self,
+        dataset_id: str,
+        version: int,
+        lines: Sequence[int],
+        decision: Decision,
+        author: str,
+        *,
+        progress: Progress | None = None,
     ) -> Sequence[int]:
         """Store one decision about all of these rows that have none yet.
 
@@ -315,6 +323,7 @@ class DatasetStore(Store):
             lines: The rows, by their lines in the file; a line that is named twice counts once.
             decision: The same for all of them.
             author: Whoever decides, as the entry names them.
+            progress: Shows how many are stored; None shows nothing.
 
         Returns:
             The lines that got the decision.
@@ -328,8 +337,11 @@ class DatasetStore(Store):
                 | {"dataset_id": dataset_id, "version": version}
                 for line in made
             ]
-            if rows:
-                connection.execute(insert(row_decisions), rows)
+            with (progress or SilentProgress()).task("Storing decisions", len(rows), "rows") as task:
+                for start in range(0, len(rows), _PORTION):
+                    portion = rows[start : start + _PORTION]
+                    connection.execute(insert(row_decisions), portion)
+                    task.advance(len(portion))
         return made
 
     def undo_decision(self, dataset_id: str, version: int, row: int) -> None:

@@ -146,7 +146,9 @@ def queue_sample(
     """
     if not 1 <= num <= MAX_QUEUED:
         raise RequestError(f"a sample of {num:,}", expected=f"from 1 to {MAX_QUEUED:,}", do="choose such a number")
-    answered, with_words = _answered(context, caller.project_id, model, since)
+    with context.progress.task("Reading answers", None, "answers") as task:
+        answered, with_words = _answered(context, caller.project_id, model, since)
+        task.advance(len(answered))
     known = context.review_items.exchange_ids(caller.project_id)
     fresh = sorted(with_words - known)
     # `fresh` is sorted above: a set has another order in each process, and the seed would mean nothing.

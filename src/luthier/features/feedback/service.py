@@ -144,7 +144,7 @@ def import_feedback(context: Context, caller: Caller, path: Path) -> Imported:
             came.refused.append((number, error.came))
     # One scan of the traffic for the whole file; looking each id up would scan it once a line.
     known = _exchanges(context, caller.project_id, [said for _, said in read])
-    with context.progress.task("feedback", len(read), "lines") as task:
+    with context.progress.task("Storing feedback", len(read), "lines") as task:
         for number, said in read:
             try:
                 if said.exchange_id not in known:

@@ -16,6 +16,7 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Row
 from luthier.core.errors import LuthierError, RequestError
 from luthier.core.ids import sha256_bytes
+from luthier.core.ports import track
 from luthier.core.records.traffic import Feedback
 from luthier.core.text.counted import counted
 from luthier.features.datasets import service as dataset_versions
@@ -212,7 +213,7 @@ def forget_row(context: Context, caller: Caller, row: str) -> Forgotten:
         dataset_versions.keep_rows(
             context, caller, _remaining_lines(path, wanted), f"{Path(newest.filename).stem}.jsonl", is_result=True
         )
-        for newest, path, _ in holding
+        for newest, path, _ in track(context.progress, "Writing rows", holding, "datasets")
     ]
     stored = find_stored(context, caller, wanted)
     made = list[tuple[DatasetVersion, int]]()
@@ -303,7 +304,8 @@ def _versions_with(
     newest, earlier, unread = list[VersionWithRow](), list[VersionWithRow](), list[UnreadVersion]()
     # Versions share files: each is read once.
     found_in = dict(known or {})
-    for dataset, _ in dataset_versions.list_datasets(context, caller):
+    datasets = dataset_versions.list_datasets(context, caller)
+    for dataset, _ in track(context.progress, "Searching all versions", datasets, "datasets"):
         if dataset.dataset_id in without:
             continue
         versions = dataset_versions.show_dataset(context, caller, dataset.dataset_id)[1]
@@ -338,7 +340,8 @@ def _holding(
     """
     holding, unread, searched = list[_Holding](), list[str](), dict[str, int]()
     counts = dict[_Content, _Counts]()
-    for dataset, newest in dataset_versions.list_datasets(context, caller):
+    datasets = dataset_versions.list_datasets(context, caller)
+    for dataset, newest in track(context.progress, "Searching the newest versions", datasets, "datasets"):
         searched[dataset.dataset_id] = newest.number
         path = dataset_versions.path_of(context, caller, newest)
         if (key := _content_of(newest)) not in counts:

@@ -154,7 +154,7 @@ def row_lineage(context: Context, caller: Caller, row: str) -> RowLineage:
     records = list(context.runs.of_project(caller.project_id, limit=_MAX_RUNS))
     plans = {record.run_id: context.runs.plan(record.run_id) for record in records}
     search, given, unknown = _Search(wanted), dict[str, tuple[str, ...]](), []
-    with context.progress.task("reading rows", len(plans), "runs") as task:
+    with context.progress.task("Searching the rows of runs", len(plans), "runs") as task:
         for run_id, plan in plans.items():
             # Train, validation, held-out and both replay files; a run has not all of them.
             used = [one for one in profiles(plan.data) if one is not None]

@@ -15,7 +15,7 @@ from pydantic import Field
 from luthier.core.child_process.process import ChildEndedError, run_child
 from luthier.core.errors import LuthierError, NotFoundError, RequestError, first_line
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.ports import StopCheck
+from luthier.core.ports import ProgressTask, StopCheck
 from luthier.core.system.files import scratch_folder
 from luthier.platform.home.context import Context
 
@@ -136,7 +136,8 @@ def check_model(
             # What does not fit into the memory is not loaded: the system might end other processes for it.
             "computes": why_not is None,
         }
-        found = _tried(asked, max_seconds, stop_requested)
+        with context.progress.task("Checking the parts", len(CHECKS), "parts") as task:
+            found = _tried(asked, max_seconds, stop_requested, task)
     if why_not is not None:
         # A child that has ended early has left them, too.
         found = [check for check in found if check.name not in _LEFT]
@@ -167,14 +168,19 @@ def _computed_with(context: Context, model: LocalModel) -> tuple[str, str, str |
     return str(shallow.path), f"{_NUM_LAYERS} of them: the whole is too large for the memory in float32", None
 
 
-def _tried(asked: dict[str, Any], max_seconds: float, stop_requested: StopCheck) -> list[Check]:
+def _tried(asked: dict[str, Any], max_seconds: float, stop_requested: StopCheck, task: ProgressTask) -> list[Check]:
     """The parts as the child sends them; then the one that it has died in, and those that are left."""
-    found, under_way = list[Check](), "template"
+    found, under_way, begun = list[Check](), "template", list[str]()
 
     def note(event: dict[str, Any]) -> None:
         nonlocal under_way
         # The child announces a part before it runs. If it dies, the last announced part is the one that killed it.
         under_way = event.get("begins", "")
+        # `rows: one turn` and `rows: tools` are one part.
+        part = under_way.partition(":")[0]
+        if part in CHECKS and part not in begun:
+            begun.append(part)
+            task.advance(int(len(begun) > 1))  # those before it are done
         if not under_way:
             found.append(Check.model_validate(event))
 

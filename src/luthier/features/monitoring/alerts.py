@@ -18,6 +18,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import RequestError, WorkError, validation_reason
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
+from luthier.core.ports import track
 from luthier.core.records.monitoring import Alert, AlertSettings, AlertStatus, Signal, WatchReport
 from luthier.core.text.counted import counted
 from luthier.features.monitoring.alerts_store import Event, Settled
@@ -308,7 +309,8 @@ def send_test(context: Context, caller: Caller) -> dict[str, str]:
             came[hook.url] = "queued for the server to send; see its deliveries"
     say = words(context.settings.message_language)
     text = say("This is a test: alerts of this project are sent to this address.") + "\n"
-    for address in alert_settings(context, caller.project_id).emails:
+    emails = alert_settings(context, caller.project_id).emails
+    for address in track(context.progress, "Sending mail", emails, "receivers"):
         now = context.access.now()
         mail = mails.Mail(
             mail_id=new_id("mail"), to=(address,), subject=say("Luthier: test alert"), text=text, created_at=now

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError
+from luthier.core.ports import track
 from luthier.core.run import RunRecord
 from luthier.features.models.uses import uses_of
 from luthier.features.runs.labels import LabelChanges, RunLabels
@@ -104,7 +105,7 @@ def delete_runs(
     """
     _check_chosen(run_ids)
     refused = list[LuthierError]()
-    for run_id in run_ids:
+    for run_id in track(context.progress, "Deleting runs", run_ids, "runs"):
         try:
             delete_run(context, caller, run_id, with_models=with_models)
         except LuthierError as error:

@@ -16,6 +16,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import StorageFullError, WorkError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import new_id
+from luthier.core.ports import track
 from luthier.core.records.logging_mode import MOST_DAYS_KEPT
 from luthier.core.records.traffic import TrafficFile
 from luthier.core.system.files import file_lock
@@ -293,7 +294,7 @@ def _forget(context: Context, caller: Caller, digest: str) -> Forgotten:
     removed, added, unreadable, ids = [], [], [], list[str]()
     # The digest of no user is empty and would match all exchanges without a user.
     listed = context.traffic.list(project_id) if digest else []
-    for one in listed:
+    for one in track(context.progress, "Searching the requests of the user", listed, "files"):
         frame = _read(context, one)
         if frame is None:
             unreadable.append(one.file)

@@ -1,7 +1,7 @@
 """Work of a form that may take long: no request waits for it longer than a moment; /working/NAME follows it.
 
 POST --> a thread begins --> done within 0.25 s: on to where it leads
-                         `-> else /working/NAME: looks again until it is done, then leads on or says why not
+                         `-> else /working/NAME: shows how far it is until it is done, then leads on or says why not
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from luthier.platform.auth.service import digest_of
 from luthier.platform.ui.errors import status_of
 from luthier.platform.ui.render import redirect, render
 from luthier.platform.ui.visitor import COOKIE, Visitor
+from luthier.platform.ui.work_progress import WorkProgress, reporting_to
 
 log = logging.getLogger("luthier.web")
 
@@ -61,6 +62,7 @@ class Work:
         led: Where it leads; None until it has succeeded.
         error: Why it failed; None unless it did.
         stop: Set to have it end early; None for work that cannot.
+        progress: How far it is.
     """
 
     owner: str
@@ -71,6 +73,12 @@ class Work:
     led: Led | None = None
     error: LuthierError | None = None
     stop: threading.Event | None = None
+    progress: WorkProgress = field(default_factory=WorkProgress)
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken so far."""
+        return max(0.0, time.time() - self.since)
 
     @property
     def is_stopping(self) -> bool:
@@ -214,7 +222,8 @@ def page_work(request: Request) -> PageWork:
 
 def _carry_out(made: Work, work: Callable[[], Led]) -> None:
     try:
-        made.led = work()
+        with reporting_to(made.progress):
+            made.led = work()
     except LuthierError as error:
         made.error = error
     except Exception:

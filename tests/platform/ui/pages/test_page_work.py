@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from luthier.features.feedback import review as review_queue
 from luthier.features.traffic import pages as traffic_page
 from luthier.platform.home.context import Context
 from luthier.platform.ui import page_work
+from luthier.platform.ui.work_progress import Stage, ThreadProgress, WorkProgress, reporting_to
 from luthier.testing.servers import wait_for
 
 Browser = Callable[..., TestClient]
@@ -102,6 +104,55 @@ def test_work_that_is_done_leads_on(
     assert one.get(led).headers["location"] == f"/datasets/{dataset}?version=2"
     assert "1 row left out" in one.get(f"/datasets/{dataset}?version=2").text
     assert dataset_versions.get_version(home, Caller(), dataset).num_rows == 2
+
+
+def test_a_wait_shows_stage_count_and_seconds(
+    home: Context, browser: Browser, dataset: str, gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_rows, begun = dataset_versions.keep_rows, threading.Event()
+
+    def slow(context: Context, caller: Caller, blocks: Iterator[bytes], *rest: Any, **named: Any) -> Any:
+        kept = [next(blocks), next(blocks)]
+        begun.set()
+        assert gate.wait(60)
+        return keep_rows(context, caller, [*kept, *blocks], *rest, **named)
+
+    monkeypatch.setattr(dataset_versions, "keep_rows", slow)
+    one = browser("read", "train")
+    desk = f"/datasets/{dataset}/annotate"
+    one.post(f"{desk}/decide", data={"version": "1", "row": "3", "decision": "reject"})
+    led = one.post(f"{desk}/version", data={"version": "1"}).headers["location"]
+    assert begun.wait(60)
+    page = one.get(led).text
+    assert "Writing rows: 2 of 3 rows" in page
+    assert '<progress max="3" value="2" aria-label="Writing rows">' in page
+    assert re.search(r'Writing rows: 2 of 3 rows · <span class="number">\d[\d.]*\u00a0s</span>', page)
+    assert re.search(r'Time so far: <span class="number">\d[\d.]*\u00a0s</span>', page)
+    german = one.get(led, headers={"accept-language": "de"}).text
+    assert "Zeilen werden geschrieben: 2 von 3 Zeilen" in german
+    gate.set()
+    wait_for(lambda: one.get(led).status_code == 303)
+    assert dataset_versions.get_version(home, Caller(), dataset).num_rows == 2
+
+
+def test_stages_are_those_of_the_work_that_the_thread_carries_out() -> None:
+    own, other = WorkProgress(), WorkProgress()
+    progress = ThreadProgress(other)
+    with reporting_to(own), progress.task("reading", 2000, "row") as outer, progress.task("copying", None, "bytes"):
+        outer.advance()
+        assert [one.words for one in own.stages()] == ["Reading: 1 of 2,000 rows", "Copying"]
+        assert [one.is_bytes for one in own.stages()] == [False, True]
+        assert other.stages() == ()
+    with progress.task("searching", None, "batch") as task:
+        task.advance(3)
+        assert [one.words for one in other.stages()] == ["Searching: 3 batches"]
+    assert own.stages() == other.stages() == ()
+
+
+def test_more_than_was_expected_is_shown_as_the_total() -> None:
+    stage = Stage("Reading", 2, "files", 3)
+    assert (stage.words, stage.most) == ("Reading: 3 of 3 files", 3)
+    assert Stage("Reading", 1, "files").words == "Reading: 0 of 1 file"
 
 
 def test_short_work_is_answered_at_once(browser: Browser, dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,15 +166,35 @@ for (const form of document.querySelectorAll("form.language")) {
   form.addEventListener("submit", () => { if (addressNow() !== addressFirst) form.elements.back.value = addressNow(); });
 }
 
-// A form that is sent without a network would end on the browser's own page of errors, without what was typed. A server on
-// this machine answers all the same: a file of it is requested first. What HTMX sends has its own message, see below.
-const sendable = new WeakSet();
-document.addEventListener("submit", (event) => {
+// A form that is sent to a server that does not answer would end on the browser's own page of errors, without what was
+// typed. Unless the server has just answered, a small file of it is requested first; where it is slow, the form is sent.
+// What HTMX sends has its own message, see below.
+const FRESH_MS = 5000, PATIENCE_MS = 5000;
+let answeredAt = performance.now();
+window.addEventListener("pageshow", ({ persisted }) => { if (persisted) answeredAt = -Infinity; }); // a page of the history
+document.addEventListener("htmx:afterRequest", ({ detail }) => { answeredAt = detail.xhr.status > 0 && detail.xhr.status < 500 ? performance.now() : -Infinity; });
+async function doesAnswer() {
+  try {
+    const answer = await fetch(document.querySelector('link[rel="icon"]').href, { method: "HEAD", cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS) });
+    return answer.status < 500; // 502 is of a proxy whose server is gone
+  } catch (error) { return error.name === "TimeoutError"; }
+}
+const sendable = new WeakSet(), checked = new WeakSet();
+document.addEventListener("submit", async (event) => {
   const form = event.target, by = event.submitter;
-  if (navigator.onLine || sendable.delete(form) || form.method === "dialog" || [form, by].some((one) => one?.matches("[hx-get], [hx-post]"))) return;
+  if (sendable.has(form) || form.method === "dialog" || [form, by].some((one) => one?.matches("[hx-get], [hx-post]"))) return;
+  if (navigator.onLine && performance.now() - answeredAt < FRESH_MS) return;
   event.preventDefault();
   event.stopImmediatePropagation();
-  fetch(document.querySelector('link[rel="icon"]').href, { cache: "no-store" }).then(() => { sendable.add(form); form.requestSubmit(by); }, () => showNoAnswer(form));
+  if (checked.has(form)) return; // a double click
+  checked.add(form);
+  const isThere = await doesAnswer();
+  checked.delete(form);
+  if (!isThere) { answeredAt = -Infinity; showNoAnswer(form); return; }
+  takeRefusalAway(form);
+  sendable.add(form);
+  form.requestSubmit(by); // its events come before the next line
+  sendable.delete(form);
 }, true);
 
 // A form or button with `data-confirm` asks before an action that cannot be undone.

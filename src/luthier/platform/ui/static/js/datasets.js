@@ -17,7 +17,14 @@ function lookAgain() {
       const answer = await Luthier.ask(location.href, { headers: { accept: "text/html" } });
       if (answer.redirected || !answer.ok) { location.reload(); return; }
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (page.querySelector("[data-look-again]")) { lookAgain(); return; }
+      if (page.querySelector("[data-look-again]")) {
+        for (const part of document.querySelectorAll("[data-live]")) { // how far the work is
+          const now = page.getElementById(part.id);
+          if (now) part.replaceWith(document.adoptNode(now));
+        }
+        lookAgain();
+        return;
+      }
       const places = [...document.querySelectorAll("[data-look-again]")].map((one) => one.closest("#answer, #what"));
       if (places.some((place) => !place || !page.getElementById(place.id))) { location.reload(); return; }
       for (const place of new Set(places)) place.replaceWith(document.adoptNode(page.getElementById(place.id)));
