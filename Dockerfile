@@ -52,6 +52,8 @@ RUN pip install -c /src/constraints.txt "$(ls /wheels/luthier-*.whl)[${EXTRAS}]"
 # What both images share: no compiler, no package of the build, an account without rights, one folder that is written.
 FROM ${PYTHON_IMAGE} AS runtime
 # tini passes signals on and reaps the children of children; bubblewrap holds code that models write, libgomp1 is of torch.
+# Without versions: the archive of a Debian release keeps the latest alone, so a build with pins soon finds none.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini bubblewrap libgomp1 \
     && rm -rf /var/lib/apt/lists/* \

@@ -36,6 +36,24 @@ compdef _luthier_completion luthier
         '"env _LUTHIER_COMPLETE=complete_fish _TYPER_COMPLETE_FISH_ACTION=is-args '
         '_TYPER_COMPLETE_ARGS=(commandline -cp) luthier"\n'
     ),
+    # Variables are of the whole session: one that stayed would make every later command print completions.
+    "powershell": """\
+Register-ArgumentCompleter -Native -CommandName luthier -ScriptBlock {
+    param($wordToComplete, $commandAst, $cursorPosition)
+    try {
+        $env:_LUTHIER_COMPLETE = 'complete_powershell'
+        $env:_TYPER_COMPLETE_ARGS = $commandAst.ToString()
+        $env:_TYPER_COMPLETE_WORD_TO_COMPLETE = $wordToComplete
+        luthier | Where-Object { $_ } | ForEach-Object {
+            $value, $help = $_ -split ':::', 2
+            [System.Management.Automation.CompletionResult]::new($value, $value, 'ParameterValue', $help)
+        }
+    }
+    finally {
+        $env:_LUTHIER_COMPLETE = $env:_TYPER_COMPLETE_ARGS = $env:_TYPER_COMPLETE_WORD_TO_COMPLETE = $null
+    }
+}
+""",
 }
 
 
@@ -47,7 +65,10 @@ def prepare() -> None:
 
 
 def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish"], typer.Argument(metavar="SHELL", help="bash, zsh or fish.")],
+    shell: Annotated[
+        Literal["bash", "zsh", "fish", "powershell"],
+        typer.Argument(metavar="SHELL", help="bash, zsh, fish or powershell."),
+    ],
     as_json: JsonOption = False,
     home: HomeOption = None,  # noqa: ARG001 - as every command
 ) -> Answer:
@@ -58,6 +79,8 @@ def completion(
     zsh: luthier completion zsh > ~/.zfunc/_luthier, and in ~/.zshrc: fpath+=~/.zfunc; autoload -Uz compinit; compinit
 
     fish: luthier completion fish > ~/.config/fish/completions/luthier.fish
+
+    powershell: luthier completion powershell | Out-String | Invoke-Expression, in the file that $PROFILE names
     """
     script = _SCRIPTS[shell]
 

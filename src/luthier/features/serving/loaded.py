@@ -117,6 +117,12 @@ def choose_model(context: Context, name: str, engine: EngineChoice = "auto") -> 
             expected="vllm for packed weights",
             do="leave --engine out, or serve the model in 16 bits",
         )
+    if packed is not None and packed.before_vllm:
+        raise RequestError(
+            f"the weights of {name} are packed ({packed.phrase}), which its config.json does not say",
+            expected="a quantization_config in config.json, by which vLLM reads such weights",
+            do=f"{packed.before_vllm}, or serve the model in 16 bits",
+        )
     if chosen in _INSTALLED_BY and not _is_installed(chosen):
         package, requirement, otherwise = _INSTALLED_BY[chosen]
         need = "" if packed is None or engine != "auto" else f" for {name}, whose weights are packed ({packed.phrase}),"

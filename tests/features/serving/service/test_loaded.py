@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
 from luthier.core.ports import SilentProgress
@@ -129,6 +131,21 @@ def test_packed_weights_are_served_by_vllm_alone(
     (decision,) = choose_engines(context, {"a": served}).values()
     assert decision.reason == "its weights are packed (AWQ, 4 bits in groups of 128)"
     assert served_export(context, folder).engine == "vllm"
+
+
+def test_packed_weights_that_vllm_would_not_recognise_are_refused_with_the_change(
+    context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = a_folder(tmp_path / "gptq", "config.json", "quantize_config.json")
+    (folder / "config.json").write_text("{}")
+    (folder / "quantize_config.json").write_text(json.dumps({"bits": 4, "group_size": 128}))
+    save_file({"a.qweight": torch.zeros(2)}, folder / "model.safetensors")
+    monkeypatch.setenv("LUTHIER_VLLM_COMMAND", "/opt/vllm/bin/vllm")
+    with pytest.raises(
+        RequestError, match=r"packed \(GPTQ, 4 bits in groups of 128\), which its config.json"
+    ) as caught:
+        choose_model(context, str(folder))
+    assert caught.value.do.startswith("add the content of quantize_config.json to config.json as quantization_config")
 
 
 def test_what_cannot_be_served(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

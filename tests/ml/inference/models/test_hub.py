@@ -228,6 +228,13 @@ def test_a_repository_with_code_of_its_own_is_refused(hub, tmp_path):
     assert not list(tmp_path.rglob("config.json"))
 
 
+def test_weights_that_early_tools_packed_are_refused_before_they_are_fetched(hub, tmp_path):
+    hub.files["quantize_config.json"] = b'{"bits": 4, "group_size": 128}'
+    with pytest.raises(ModelSourceError, match=r"quantised already \(GPTQ, 4 bits in groups of 128\)"):
+        sources.pull(NAME, tmp_path, QUIET)
+    assert ranges(hub) == [], "weights were fetched before the files about them were read"
+
+
 def test_code_and_pickles_that_lie_beside_a_model_stay_there_and_are_named(hub, tmp_path):
     hub.files |= {"modeling_evil.py": b"raise SystemExit", "pytorch_model.bin": b"x", "lib/kernel.so": b"x"}
     model = sources.pull(NAME, tmp_path, QUIET)

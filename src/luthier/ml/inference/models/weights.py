@@ -1,8 +1,8 @@
 """Facts about a transformers folder without loading its weights: files, digests, sizes, parameters, and packing.
 
-That weights are packed (AWQ, GPTQ, compressed-tensors, FP8 and others) is read from `config.json`. vLLM computes with
-such weights; transformers needs a package for each kind, which Luthier does not bring, so the engine transformers and
-training reject them.
+That weights are packed (AWQ, GPTQ, compressed-tensors, FP8 and others) is read from `config.json`, or from the file of
+their own that early AutoGPTQ and AutoAWQ wrote. vLLM computes with such weights; transformers needs a package for each
+kind, which Luthier does not bring, so the engine transformers and training reject them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ _TITLES: Final = {
     "bitsandbytes": "bitsandbytes", "mxfp4": "MXFP4", "hqq": "HQQ", "torchao": "torchao",
 }  # fmt: skip
 _FIXED_BITS: Final = {"fp8": 8, "fbgemm_fp8": 8, "mxfp4": 4}
+OWN_PACKING_FILES: Final = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+"""Where early AutoGPTQ and AutoAWQ described the packing, with the method; their `config.json` says nothing of it."""
+_PACKED_TENSOR: Final = ".qweight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +39,14 @@ class PackedWeights:
         num_bits: of a weight; None where it is not said, or differs among matrices.
         group_size: weights that share a scale; None for a row, a whole matrix, or where it is not said.
         activation_bits: what activations are rounded to; None where they are not.
+        described_in: the file that says so.
     """
 
     method: str
     num_bits: int | None = None
     group_size: int | None = None
     activation_bits: int | None = None
+    described_in: str = "config.json"
 
     @property
     def phrase(self) -> str:
@@ -52,14 +57,49 @@ class PackedWeights:
         activations = "" if self.activation_bits is None else f", activations in {self.activation_bits}"
         return f"{title}{bits}{group}{activations}"
 
+    @property
+    def before_vllm(self) -> str:
+        """What is to be changed before vLLM reads the weights, which `config.json` has to describe; empty if nothing."""
+        if self.described_in == "config.json":
+            return ""
+        return (
+            f"add the content of {self.described_in} to config.json as quantization_config, with "
+            f'"quant_method": "{self.method}"'
+        )
+
 
 def packed_weights(folder: Path) -> PackedWeights | None:
     """How the weights of a transformers folder are packed; None for plain weights, and where no config is readable."""
+    config = _document(folder / "config.json")  # what loads the model reports the error
+    return None if config is None else packing_of(config) or _described_beside(folder)
+
+
+def _described_beside(folder: Path) -> PackedWeights | None:
+    """What a file beside `config.json` says of weights that are packed."""
+    for name, method in OWN_PACKING_FILES.items():
+        if (found := _document(folder / name)) is not None and _has_packed_tensors(folder):
+            bits, group = found.get("bits", found.get("w_bit")), found.get("group_size", found.get("q_group_size"))
+            named = str(found.get("quant_method") or method)
+            return PackedWeights(named, _count(bits), _count(group), described_in=name)
+    return None
+
+
+def _has_packed_tensors(folder: Path) -> bool:
+    """Whether the weights are packed, since a file may have stayed beside plain ones; true where none are here yet."""
+    files = sorted(folder.glob("*.safetensors"))
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return not files or any(name.endswith(_PACKED_TENSOR) for file in files for name in tensor_shapes(file))
+    except (ModelSourceError, OSError):  # what loads the model reports it
+        return False
+
+
+def _document(file: Path) -> dict[str, Any] | None:
+    """The content of a JSON file; None if it is absent, unreadable or no object."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None  # what loads the model reports the error
-    return packing_of(config) if isinstance(config, dict) else None
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def packing_of(config: dict[str, Any]) -> PackedWeights | None:
@@ -202,11 +242,13 @@ def check_config(folder: Path) -> dict[str, Any]:
             expected="an architecture that transformers itself knows; Luthier never runs code that comes with a model",
             do="choose a variant without custom code, or delete auto_map if transformers knows the architecture by now",
         )
-    if (packed := packing_of(config)) is not None:
+    if (packed := packing_of(config) or _described_beside(folder)) is not None:
+        before = f"{packed.before_vllm}, then " if packed.before_vllm else ""
         raise ModelSourceError(
             f"{folder} holds weights that are quantised already ({packed.phrase})",
             expected="the model's weights in full or half precision",
-            do="pull the unquantised model to train it; vLLM serves this one: luthier serve FOLDER --engine vllm",
+            do="name the same model in 16 bits, which can be trained, evaluated and exported, and which "
+            f"method.name: qlora quantises itself; vLLM serves this one: {before}luthier serve FOLDER --engine vllm",
         )
     return config
 
