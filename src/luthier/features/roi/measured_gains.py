@@ -330,11 +330,11 @@ def _notes_on_baselines(case: Case, evaluation: Evaluation, today: SystemResult 
         )
     unknown = [system.name for system in simple if metric not in system.metrics]
     if unknown:
-        yield f"Not priced, since {metric} was not measured for them: {', '.join(unknown)}."
+        yield f"Not priced, since {metric} was not measured for them: {'; '.join(unknown)}."
     measured = [system for system in simple if system is not today and metric in system.metrics]
     silent = [one.name for one in measured if answers_nothing(case, evaluation, one, metric)]
     if silent:
-        asked, names = f"{case.verdict.alone_at:g}", ", ".join(silent)
+        asked, names = f"{case.verdict.alone_at:g}", "; ".join(silent)
         yield f"Not priced, since they answer no part of the cases with the required accuracy of {asked}: {names}."
 
 

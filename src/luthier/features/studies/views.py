@@ -174,7 +174,7 @@ def _parallel(study: Study, best_first: Sequence[Trial]) -> Parallel:
         heights = [height_of(p, trial.values) for p in parameters]
         # With one loss for all, every line ends in the middle.
         heights.append((loss - low) / (high - low) if high > low else 0.5)
-        values = ", ".join(f"{short_name(name)} {figures.plain(value)}" for name, value in trial.values.items())
+        values = "; ".join(f"{short_name(name)} {figures.plain(value)}" for name, value in trial.values.items())
         words = f"{values or 'the original recipe'}: loss {loss:.4f} on rung {trial.rung + 1}"
         lines.append(Thread(f"trial {trial.number}", heights, words, "tuned" if place < num_good else "quiet"))
     return Parallel(

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from luthier.core.evaluation import Coverage, LabelConfidence, Metric, ReliabilityBin
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT, Bar
 from luthier.core.text.counted import counted
-from luthier.ml.charts.spec import Axis, Mark, OwnName, Plot, Role, Series, points_of
+from luthier.ml.charts.spec import Axis, Mark, Plot, Role, Series, points_of
+from luthier.ml.charts.system_names import chart_name
 from luthier.ml.evaluation.metrics.calibration import (
     brier_score,
     confidence_of,
@@ -263,7 +264,7 @@ def reliability_plot(
         filled = [part for part in bins if part.num_rows]
         labels = [counted(part.num_rows, "row") for part in filled]
         points = [(part.confidence, part.accuracy) for part in filled]
-        lines.append(Series(OwnName(system), points, colours[system], labels=labels))
+        lines.append(Series(chart_name(system), points, colours[system], labels=labels))
         said = [f"{x:.2f} sure, {y:.2f} right ({rows})" for (x, y), rows in zip(points, labels, strict=True)]
         words.append(f"Reliability of {system}: {'; '.join(said)}.")
     return Plot(
@@ -289,7 +290,7 @@ def _coverage_plot(found: Sequence[LabelConfidence], colours: Mapping[str, Role]
         kept = kept[np.unique(np.linspace(0, len(kept) - 1, _MAX_POINTS).astype(np.int64))]
         points = points_of(curve.share[kept], curve.accuracy[kept])
         labels = [f"from a confidence of {value:.2f} on" for value in curve.threshold[kept]]
-        lines.append(Series(OwnName(one.system), points, colours[one.system], labels=labels, radius_pixels=0.0))
+        lines.append(Series(chart_name(one.system), points, colours[one.system], labels=labels, radius_pixels=0.0))
         half = int(np.argmax(curve.share >= 0.5))
         shares = f"{curve.accuracy[half]:.2f} of the surest half, {curve.accuracy[-1]:.2f} of all"
         words.append(f"Right answers of {one.system}: {shares}.")

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from luthier.core.evaluation import Comparison, Evaluation, SystemResult
-from luthier.core.results.release_gate import BASE
 from luthier.ml.charts.judged_rows import start
+from luthier.ml.charts.system_names import SIDES, has_examples, is_baseline
 from luthier.ml.evaluation.result_views import base_of
 from luthier.ml.evaluation.verdict_text import is_tuned, prompt_of, system_title, without_prompting
 
 _TUNED, _UNTUNED = "the tuned model", "the untuned model"
-_SIDES = (BASE, "tuned")
-"""What `luthier train` calls the two models that it compares."""
-_BASELINES = re.compile(
-    r"commonest answer|most popular (?:documents|of those offered)|nearest training row \(\w+\)|linear classifier"
-    r"|ridge regression|copy rules|unchanged text|random order"
-)
 _OURS = ("the ", "a ", "rules ", "ridge ")
 """How names of ours begin; other names are those that people and programs gave."""
 
@@ -84,22 +77,26 @@ def names_in(systems: Sequence[SystemResult], translate: Callable[[str], str]) -
     """
     shown = {one.name: short_name(one, systems) for one in systems}
     # A model that is evaluated by its own name or by that of its run keeps it: "tuned model" would say less.
-    ours = {one.name for one in systems if not one.is_model or one.name in _SIDES or one.is_prompted}
-    made = {name: translate(short) if name in ours else name for name, short in shown.items()}
+    ours = {one.name for one in systems if not one.is_model or one.name in SIDES or one.is_prompted}
+    made = {name: translate(short) if name in ours else _with_examples(name, translate) for name, short in shown.items()}
     counts = Counter(made.values())
-    return {name: made[name] for name in ours if counts[made[name]] == 1}
+    return {name: new for name, new in made.items() if counts[new] == 1 and (name in ours or new != name)}
 
 
 def listed_names(names: Sequence[str], translate: Callable[[str], str]) -> tuple[str, ...]:
     """Names of systems in another language where nothing else is known of them; those of people stay."""
-    sides = {name: translate(side) for name, side in zip(_SIDES, ("untuned model", "tuned model"), strict=True)}
+    sides = {name: translate(side) for name, side in zip(SIDES, ("untuned model", "tuned model"), strict=True)}
     found = []
     for name in names:
         side, plus, more = name.partition(" + ")
         if side in sides:
             name = translate(f"{sides[side]}{plus}{more}") if plus else sides[side]
-        found.append(translate(name) if _BASELINES.fullmatch(name) else name)
+        found.append(translate(name) if is_baseline(name) else _with_examples(name, translate))
     return tuple(found)
+
+
+def _with_examples(name: str, translate: Callable[[str], str]) -> str:
+    return translate(name) if has_examples(name) else name
 
 
 def renamed(evaluation: Evaluation, names: Mapping[str, str]) -> Evaluation:

@@ -418,6 +418,7 @@ def environment() -> Environment:
         "as_json": _as_json,
         "page_advice": page_advice,
         "named": named,
+        "system_name": words(ENGLISH),
         # Texts that Python made are in English already.
         "t": words(ENGLISH),
         "chart_words": words(ENGLISH),

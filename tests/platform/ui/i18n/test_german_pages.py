@@ -15,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.homes import fill
 from tests.ml.evaluation.judged_cases import LINEAR, judged, sample, system
+from tests.platform.ui.i18n.english_words import texts_in_english
 from tests.vacuous import nonempty
 
 from luthier.core.access import Caller
@@ -187,6 +188,7 @@ def test_no_page_of_a_home_with_a_finished_run_has_an_english_sentence_left(
         is_german = (english.status_code, german.status_code) == (200, 200) and '<html lang="de"' in german.text
         left += [] if is_german else [f"{path}: no German page"]
         left += [f"{path}: {text}" for text in left_in_english(english.text, german.text)]
+        left += [f"{path}: {text}" for text in texts_in_english(texts_of(german.text))]
         marked = re.findall(r'<span lang="en">(.*?)</span>', german.text, re.S)
         left += [f"{path}: {text}" for text in marked if _WORD.search(_NAMES.sub("", text))]
     assert left == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 from tests.full_home import FullHome, fill_home
+from tests.platform.ui.i18n.english_words import texts_in_english
 from tests.platform.ui.i18n.test_german_pages import PAGES, texts_of
 from tests.vacuous import nonempty
 
@@ -104,6 +105,16 @@ def pages(filled: tuple[TestClient, FullHome]) -> dict[str, str]:
 
 def test_no_page_of_the_app_has_an_english_sentence_left(pages: dict[str, str]) -> None:
     assert [f"{path}: {text}" for path, page in nonempty(list(pages.items())) for text in english_in(page)] == []
+
+
+def test_no_page_of_the_app_has_an_english_word_left(pages: dict[str, str]) -> None:
+    left = {
+        f"{path}: {text}"
+        for path, page in nonempty(list(pages.items()))
+        for text in texts_in_english(texts_of(page))
+        if MADE_UP.sub("", text).strip(" ·,")
+    }
+    assert sorted(left) == [], "pass it through `| t` or `counted(...)`, and add the German text"
 
 
 def test_a_page_has_one_primary_button_at_most(pages: dict[str, str]) -> None:

@@ -16,8 +16,9 @@ from luthier.ml.charts import figures
 from luthier.ml.charts.figures import Fact, decimals_for, interval, number, signed
 from luthier.ml.charts.judged_rows import concerns_in_words, metric_heading, scored_heading, tone_of
 from luthier.ml.charts.page import Chart, page_environment
-from luthier.ml.charts.spec import OTHERS, Axis, IntervalRow, Intervals, Mark, OwnName, Plot, Role, Series
+from luthier.ml.charts.spec import OTHERS, Axis, IntervalRow, Intervals, Mark, Plot, Role, Series
 from luthier.ml.charts.svg import report_chart
+from luthier.ml.charts.system_names import chart_name
 from luthier.ml.evaluation.label_confidence import reliability_plot
 from luthier.ml.evaluation.report.evaluation_results import choose_samples, confusion_chart
 from luthier.ml.evaluation.report.page import TEMPLATES
@@ -85,7 +86,7 @@ def _win_rates(view: TaskView) -> Intervals:
         decimals = decimals_for(found.low, found.high)
         parts.append(f"{name} {number(found.value, decimals)} {interval(found.low, found.high, decimals)}")
     rows = [
-        IntervalRow(OwnName(name), found.value, found.low, found.high, _role(view, name)) for name, found in systems
+        IntervalRow(chart_name(name), found.value, found.low, found.high, _role(view, name)) for name, found in systems
     ]
     return Intervals(
         f"chart-wins-{view.task.name}",
@@ -107,7 +108,7 @@ def _lengths(view: TaskView) -> Plot:
         Axis("tokens of the answer"),
         Axis(heading),
         [
-            Series(OwnName(name), points[:_MAX_POINTS], _role(view, name), "dots", is_faint=True)
+            Series(chart_name(name), points[:_MAX_POINTS], _role(view, name), "dots", is_faint=True)
             for name, points in view.points
         ],
         caption=f"Each dot is an answer. Dots that rise to the right: {heading} goes with length, not content.",

@@ -17,6 +17,7 @@ from jinja2 import BaseLoader, Environment, meta
 from markupsafe import Markup, escape
 
 from luthier.ml.charts.spec import OwnName, Series
+from luthier.ml.evaluation.plain_names import listed_names
 from luthier.platform.ui.i18n.catalog import Catalog, catalog
 from luthier.platform.ui.i18n.figures import Figures
 from luthier.platform.ui.i18n.language import ENGLISH, language_of
@@ -127,6 +128,7 @@ def translated_environment(source: Environment, language: str) -> Environment:
     made = source.overlay(loader=TranslatedLoader(source.loader, catalog(language)))
     translate = words(language)
     made.filters = {**source.filters, **figures_of(language).filters(), "t": translate, "t_text": translate.in_text}
+    made.filters["system_name"] = partial(_system_name, translate)
     made.filters["chart_words"] = partial(_charted, translate)
     made.filters["page_advice"] = partial(_advice, source.filters["page_advice"], translate)
     english: Any = source.globals["drawn"]
@@ -134,6 +136,11 @@ def translated_environment(source: Environment, language: str) -> Environment:
     made.filters["drawn_chart"] = lambda spec: draw(_charted(translate, spec))
     made.globals = {**source.globals, "drawn": draw}
     return made
+
+
+def _system_name(translate: Words, name: Any) -> Any:
+    """The name of an evaluated system: ours, such as `base`, in this language; those that people gave stay."""
+    return listed_names((name,), translate)[0] if isinstance(name, str) and not isinstance(name, Markup) else name
 
 
 def _drawn(translate: Words, draw: Callable[..., Markup], spec: Any) -> Markup:
