@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from luthier.features.recipes.imports import drawn_losses, pair_losses, trackers
+from luthier.features.recipes.imports.axolotl_model import MODEL_KEYS, put_model_keys
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets, put_template
 from luthier.features.recipes.imports.hf_arguments import (
     PACKING_NOTE,
@@ -42,6 +43,7 @@ KEYS: Final[dict[str, Key]] = {
     "base_model": becomes("base_model", note="org/name: hub:org/name"),
     "revision_of_model": becomes("base_model", note="hub:org/name@revision"),
     **DATASET_KEYS,
+    **MODEL_KEYS,
     "val_set_size": becomes("data.validation", note="a share, below 1"),
     "chat_template": becomes("data.template", note="tokenizer_default, and those of a family of models: chat; others "
                              "need --set data.template"),
@@ -179,25 +181,13 @@ KEYS: Final[dict[str, Key]] = {
                "shuffle_before_merging_datasets"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("a plug-in of axolotl; name in --allow-missing those that only speed up", "plugins", off=([],)),
-    **harmless("padding is never learned", "special_tokens.pad_token"),
-    **harmless("the end of each answer is learned, as the chat template writes it", "eot_tokens"),
-    **missing("tokens beside the tokenizer's own", "special_tokens.eos_token", "special_tokens.bos_token",
-              "special_tokens.unk_token",
-              "special_tokens.additional_special_tokens", "tokens", "added_tokens_overrides",
-              "resize_token_embeddings_to_32x", off=(False, [], {})),
-    **missing("the tensors of experts are not quantised here, which is more exact and takes more memory",
-              "quantize_moe_experts"),
-    **missing("another tokenizer than the model's own", "tokenizer_use_mistral_common", "tokenizer_config",
-              off=(False, "")),
-    **missing("training begins with random weights", "reinit_weights"),
     **missing("the last batch of an epoch is never left out", "dataloader_drop_last"),
     **missing("a reference model that moves", "trl.sync_ref_model", "trl.ref_model_mixup_alpha",
               "trl.ref_model_sync_steps"),
     **missing("it continues training an adapter", "lora_model_dir", off=("",)),
     **missing("adapters on some layers or parameters alone; see method.layers", "peft_layers_to_transform",
-              "lora_target_parameters", "lora_rank_pattern", "lora_alpha_pattern", "lora_fan_in_fan_out",
+              "lora_target_parameters", "lora_rank_pattern", "lora_alpha_pattern",
               "peft_layer_replication", "peft_trainable_token_indices", off=(False, [], {})),
-    **missing("parts of the model are frozen or trained by name", "unfrozen_parameters", off=([],)),
     **missing("the learning rate of a group of weights", "lr_groups", "embedding_lr", "embedding_lr_scale",
               "loraplus_lr_embedding", off=([],)),
     **missing("another course of the learning rate", "cosine_constant_lr_ratio", "lr_quadratic_warmup", off=(False, 0)),
@@ -218,8 +208,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("how answers are drawn, beside the temperature", "trl.top_p", "trl.top_k", "trl.min_p",
               "trl.repetition_penalty", off=(1.0, 0)),
     **missing("changes of the model's config", "overrides_of_model_config", "overrides_of_model_kwargs",
-              "model_config", "rope_scaling", off=({},)),
-    **missing("4 bits are nf4 with double quantisation here", "bnb_config_kwargs", "gptq", off=(False, {})),
+              "rope_scaling", off=({},)),
 }  # fmt: skip
 
 _ADAPTER: Final = AdapterKeys(
@@ -252,6 +241,7 @@ def translate(t: Translation) -> None:
     put_datasets(t, objective)
     _put_template(t)
     _put_method(t)
+    put_model_keys(t)
     _put_training(t, objective)
     if objective == "grpo":
         drawn_losses.divide_steps(t, drawn_losses.num_updates(t, "trl."))
