@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports import drawn_losses, pair_losses, trackers
+from luthier.features.recipes.imports import devices, drawn_losses, pair_losses, trackers
 from luthier.features.recipes.imports.axolotl_model import MODEL_KEYS, put_model_keys
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets, put_template
 from luthier.features.recipes.imports.hf_arguments import (
@@ -29,6 +29,7 @@ from luthier.features.recipes.imports.translation import Key, Translation, becom
 VERSION: Final = "axolotl 0.18.0"
 _OBJECTIVES: Final = {"dpo": "dpo", "ipo": "ipo", "kto": "kto", "orpo": "orpo", "simpo": "simpo", "grpo": "grpo"}
 _OVERLONG: Final = {"drop": "drop", "truncate": "truncate", "raise": "error"}
+_SHARED: Final = ("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree")
 _KERNELS: Final = "how attention and losses are computed, not what they are"
 _PLUGINS: Final = frozenset(
     f"axolotl.integrations.{name}"
@@ -86,6 +87,7 @@ KEYS: Final[dict[str, Key]] = {
     "micro_batch_size": becomes("training.global_batch_size", note="times gradient_accumulation_steps and --devices"),
     "gradient_accumulation_steps": becomes("training.global_batch_size", note="a factor of it"),
     "batch_size": becomes("training.global_batch_size", note="times --devices, in place of a number of steps"),
+    **{key: becomes("training.global_batch_size", note=devices.NOTE) for key in _SHARED},
     "sample_packing": becomes("training.global_batch_tokens", note=PACKING_NOTE),
     "num_epochs": becomes("training.epochs", note="left out where max_steps is given"),
     "max_steps": becomes("training.max_steps"),
@@ -129,13 +131,13 @@ KEYS: Final[dict[str, Key]] = {
                "dataloader_pin_memory", "dataloader_prefetch_factor", "tf32", "gradient_checkpointing_kwargs",
                "activation_offloading", "layer_offloading", "low_cpu_mem_usage", "gc_steps", "max_memory",
                "gpu_memory_limit", "lora_on_cpu", "eval_batch_size", "pad_to_sequence_len", "pad_to_multiple_of",
-               "auto_find_batch_size", "use_ray", "ray_num_workers", "ray_run_name", "tensor_parallel_size",
-               "context_parallel_size", "dp_shard_size", "dp_replicate_size", "merge_lora", "merge_method",
+               "auto_find_batch_size", "use_ray", "ray_num_workers", "ray_run_name", "dp_shard_size",
+               "dp_replicate_size", "merge_lora", "merge_method",
                "trl.use_vllm", "trl.vllm_mode", "trl.vllm_server_host", "trl.vllm_server_port",
                "trl.vllm_server_timeout", "trl.log_completions", "sample_packing_group_size",
                "sample_packing_bin_size", "precompute_ref_log_probs", "experimental_skip_move_to_device",
                "qlora_sharded_model_loading", "torch_empty_cache_steps", "gc_collect_steps", "deepcompile",
-               "accelerator_config", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "sequence_parallel_degree",
+               "accelerator_config", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
                "heads_k_stride", "ring_attn_func", "expert_parallel_size", "fsdp_final_state_dict_type",
                "torch_compile_backend", "torch_compile_mode", "torch_compile_options", "profiler_steps",
                "profiler_steps_start", "dynamic_checkpoint", "pretrain_multipack_buffer_size",
@@ -178,7 +180,8 @@ KEYS: Final[dict[str, Key]] = {
                "is_llama_derived_model", "is_mistral_derived_model", "is_falcon_derived_model",
                "is_qwen_derived_model", "tokenizer_use_fast", "tokenizer_legacy", "strict"),
     **harmless("rows are shuffled at each epoch (training.batch_order)", "shuffle_merged_datasets",
-               "shuffle_before_merging_datasets"),
+               "shuffle_before_merging_datasets", "streaming"),
+    **missing("texts of a block never see each other here", "pretrain_multipack_attn", off=(True,)),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("a plug-in of axolotl; name in --allow-missing those that only speed up", "plugins", off=([],)),
     **missing("the last batch of an epoch is never left out", "dataloader_drop_last"),
@@ -242,6 +245,13 @@ def translate(t: Translation) -> None:
     _put_template(t)
     _put_method(t)
     put_model_keys(t)
+    if not t.has("context_parallel_size"):
+        devices.put_shared_devices(t, "tensor_parallel_size", "sequence_parallel_degree")
+    else:
+        # The older name of the same.
+        t.take("sequence_parallel_degree")
+        t.same("sequence_parallel_degree", "context_parallel_size takes its place")
+        devices.put_shared_devices(t, "tensor_parallel_size", "context_parallel_size")
     _put_training(t, objective)
     if objective == "grpo":
         drawn_losses.divide_steps(t, drawn_losses.num_updates(t, "trl."))

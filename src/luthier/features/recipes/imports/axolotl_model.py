@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -70,15 +69,15 @@ def put_model_keys(t: Translation) -> None:
         t.same("tokenizer_use_mistral_common", "off")
     else:
         note = (
-            "mistral-common writes the conversations there, without a system message that the model's own chat template "
-            "may add; `--set data.template=chat` takes the model's own template and tokenizer.json"
+            "mistral-common writes the conversations there, without a system message that the model's own chat "
+            "template may add; `--set data.template=chat` takes the model's own template and tokenizer.json"
         )
         t.refuse("tokenizer_use_mistral_common", note, set_by="data.template")
 
 
 def _put_tokens(t: Translation) -> None:
     """Tokens with a role: those that the tokenizer has in any case, or that the chat template writes."""
-    own, template, chosen = _own_tokens(t), str(t.given.get("chat_template")), t.recipe | t.settled
+    own, template, chosen = _own_tokens(t), str(t.given.get("chat_template")), {**t.recipe, **t.settled}
     if template not in _ENDS:
         template = str(t.given.get("datasets.chat_template"))
     for name in _TOKENS:
@@ -117,7 +116,7 @@ def _content(token: Any) -> str:
 def _put_weights(t: Translation) -> None:
     """How weights are stored while they are trained, and which of them are."""
     if t.take("quantize_moe_experts", False):
-        if bits := (t.recipe | t.settled).get("method.quantisation"):
+        if bits := {**t.recipe, **t.settled}.get("method.quantisation"):
             t.put("method.quantisation", bits, "quantize_moe_experts")
             t.note(
                 "quantize_moe_experts: experts whose matrices are in one tensor keep 16 bits here. They are computed "
@@ -125,15 +124,15 @@ def _put_weights(t: Translation) -> None:
             )
     else:
         t.same("quantize_moe_experts", "off")
-    kind, kwargs_key = "model_quantization_config", "model_quantization_config_kwargs.dequantize"
+    kind, kwargs_key = t.take("model_quantization_config"), "model_quantization_config_kwargs.dequantize"
     if t.take(kwargs_key, False):
-        t.take(kind)
-        note = "weights are dequantised to 16 bits; a base that is stored with fewer is refused by `luthier plan`"
-        t.same(kind, note)
-        t.same(kwargs_key, note)
-    elif t.has(kind):
-        t.take(kind)
-        t.refuse(kind, "weights stay quantised without dequantize: true; see method.name: qlora", set_by="base_model")
+        for key in ("model_quantization_config", kwargs_key):
+            t.same(
+                key, "weights are dequantised to 16 bits; a base that is stored with fewer is refused by `luthier plan`"
+            )
+    elif kind is not None:
+        note = "weights stay quantised without dequantize: true; see method.name: qlora"
+        t.refuse("model_quantization_config", note, set_by="base_model")
     patterns = t.take("unfrozen_parameters") or []
     if not patterns:
         t.same("unfrozen_parameters", "none is named, so that none is frozen by it")
