@@ -151,6 +151,7 @@ def test_every_key_that_a_table_calls_translated_is_read(tmp_path: Path, monkeyp
                 (None, None, "x", {"pretraining_dataset": {"path": "a.jsonl"}}),
                 (None, None, "alpaca", {"test_datasets": [{"path": "a.jsonl"}]}),
                 (None, None, "x", {"pretraining_dataset": ["a.jsonl", "b.jsonl"]}),
+                (None, None, "x", {"context_parallel_size": 2}),
             )
         ],
         "llama_factory": [

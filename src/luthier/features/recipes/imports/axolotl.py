@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports import drawn_losses, pair_losses, trackers
+from luthier.features.recipes.imports import devices, drawn_losses, pair_losses, trackers
+from luthier.features.recipes.imports.axolotl_model import MODEL_KEYS, put_model_keys
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets, put_template
 from luthier.features.recipes.imports.hf_arguments import (
     PACKING_NOTE,
@@ -28,6 +29,7 @@ from luthier.features.recipes.imports.translation import Key, Translation, becom
 VERSION: Final = "axolotl 0.18.0"
 _OBJECTIVES: Final = {"dpo": "dpo", "ipo": "ipo", "kto": "kto", "orpo": "orpo", "simpo": "simpo", "grpo": "grpo"}
 _OVERLONG: Final = {"drop": "drop", "truncate": "truncate", "raise": "error"}
+_SHARED: Final = ("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree")
 _KERNELS: Final = "how attention and losses are computed, not what they are"
 _PLUGINS: Final = frozenset(
     f"axolotl.integrations.{name}"
@@ -42,6 +44,7 @@ KEYS: Final[dict[str, Key]] = {
     "base_model": becomes("base_model", note="org/name: hub:org/name"),
     "revision_of_model": becomes("base_model", note="hub:org/name@revision"),
     **DATASET_KEYS,
+    **MODEL_KEYS,
     "val_set_size": becomes("data.validation", note="a share, below 1"),
     "chat_template": becomes("data.template", note="tokenizer_default, and those of a family of models: chat; others "
                              "need --set data.template"),
@@ -84,6 +87,7 @@ KEYS: Final[dict[str, Key]] = {
     "micro_batch_size": becomes("training.global_batch_size", note="times gradient_accumulation_steps and --devices"),
     "gradient_accumulation_steps": becomes("training.global_batch_size", note="a factor of it"),
     "batch_size": becomes("training.global_batch_size", note="times --devices, in place of a number of steps"),
+    **{key: becomes("training.global_batch_size", note=devices.NOTE) for key in _SHARED},
     "sample_packing": becomes("training.global_batch_tokens", note=PACKING_NOTE),
     "num_epochs": becomes("training.epochs", note="left out where max_steps is given"),
     "max_steps": becomes("training.max_steps"),
@@ -127,13 +131,13 @@ KEYS: Final[dict[str, Key]] = {
                "dataloader_pin_memory", "dataloader_prefetch_factor", "tf32", "gradient_checkpointing_kwargs",
                "activation_offloading", "layer_offloading", "low_cpu_mem_usage", "gc_steps", "max_memory",
                "gpu_memory_limit", "lora_on_cpu", "eval_batch_size", "pad_to_sequence_len", "pad_to_multiple_of",
-               "auto_find_batch_size", "use_ray", "ray_num_workers", "ray_run_name", "tensor_parallel_size",
-               "context_parallel_size", "dp_shard_size", "dp_replicate_size", "merge_lora", "merge_method",
+               "auto_find_batch_size", "use_ray", "ray_num_workers", "ray_run_name", "dp_shard_size",
+               "dp_replicate_size", "merge_lora", "merge_method",
                "trl.use_vllm", "trl.vllm_mode", "trl.vllm_server_host", "trl.vllm_server_port",
                "trl.vllm_server_timeout", "trl.log_completions", "sample_packing_group_size",
                "sample_packing_bin_size", "precompute_ref_log_probs", "experimental_skip_move_to_device",
                "qlora_sharded_model_loading", "torch_empty_cache_steps", "gc_collect_steps", "deepcompile",
-               "accelerator_config", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "sequence_parallel_degree",
+               "accelerator_config", "ddp_bucket_cap_mb", "ddp_broadcast_buffers",
                "heads_k_stride", "ring_attn_func", "expert_parallel_size", "fsdp_final_state_dict_type",
                "torch_compile_backend", "torch_compile_mode", "torch_compile_options", "profiler_steps",
                "profiler_steps_start", "dynamic_checkpoint", "pretrain_multipack_buffer_size",
@@ -176,28 +180,17 @@ KEYS: Final[dict[str, Key]] = {
                "is_llama_derived_model", "is_mistral_derived_model", "is_falcon_derived_model",
                "is_qwen_derived_model", "tokenizer_use_fast", "tokenizer_legacy", "strict"),
     **harmless("rows are shuffled at each epoch (training.batch_order)", "shuffle_merged_datasets",
-               "shuffle_before_merging_datasets"),
+               "shuffle_before_merging_datasets", "streaming"),
+    **missing("texts of a block never see each other here", "pretrain_multipack_attn", off=(True,)),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("a plug-in of axolotl; name in --allow-missing those that only speed up", "plugins", off=([],)),
-    **harmless("padding is never learned", "special_tokens.pad_token"),
-    **harmless("the end of each answer is learned, as the chat template writes it", "eot_tokens"),
-    **missing("tokens beside the tokenizer's own", "special_tokens.eos_token", "special_tokens.bos_token",
-              "special_tokens.unk_token",
-              "special_tokens.additional_special_tokens", "tokens", "added_tokens_overrides",
-              "resize_token_embeddings_to_32x", off=(False, [], {})),
-    **missing("the tensors of experts are not quantised here, which is more exact and takes more memory",
-              "quantize_moe_experts"),
-    **missing("another tokenizer than the model's own", "tokenizer_use_mistral_common", "tokenizer_config",
-              off=(False, "")),
-    **missing("training begins with random weights", "reinit_weights"),
     **missing("the last batch of an epoch is never left out", "dataloader_drop_last"),
     **missing("a reference model that moves", "trl.sync_ref_model", "trl.ref_model_mixup_alpha",
               "trl.ref_model_sync_steps"),
     **missing("it continues training an adapter", "lora_model_dir", off=("",)),
     **missing("adapters on some layers or parameters alone; see method.layers", "peft_layers_to_transform",
-              "lora_target_parameters", "lora_rank_pattern", "lora_alpha_pattern", "lora_fan_in_fan_out",
+              "lora_target_parameters", "lora_rank_pattern", "lora_alpha_pattern",
               "peft_layer_replication", "peft_trainable_token_indices", off=(False, [], {})),
-    **missing("parts of the model are frozen or trained by name", "unfrozen_parameters", off=([],)),
     **missing("the learning rate of a group of weights", "lr_groups", "embedding_lr", "embedding_lr_scale",
               "loraplus_lr_embedding", off=([],)),
     **missing("another course of the learning rate", "cosine_constant_lr_ratio", "lr_quadratic_warmup", off=(False, 0)),
@@ -218,8 +211,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("how answers are drawn, beside the temperature", "trl.top_p", "trl.top_k", "trl.min_p",
               "trl.repetition_penalty", off=(1.0, 0)),
     **missing("changes of the model's config", "overrides_of_model_config", "overrides_of_model_kwargs",
-              "model_config", "rope_scaling", off=({},)),
-    **missing("4 bits are nf4 with double quantisation here", "bnb_config_kwargs", "gptq", off=(False, {})),
+              "rope_scaling", off=({},)),
 }  # fmt: skip
 
 _ADAPTER: Final = AdapterKeys(
@@ -252,6 +244,14 @@ def translate(t: Translation) -> None:
     put_datasets(t, objective)
     _put_template(t)
     _put_method(t)
+    put_model_keys(t)
+    if not t.has("context_parallel_size"):
+        devices.put_shared_devices(t, "tensor_parallel_size", "sequence_parallel_degree")
+    else:
+        # The older name of the same.
+        t.take("sequence_parallel_degree")
+        t.same("sequence_parallel_degree", "context_parallel_size takes its place")
+        devices.put_shared_devices(t, "tensor_parallel_size", "context_parallel_size")
     _put_training(t, objective)
     if objective == "grpo":
         drawn_losses.divide_steps(t, drawn_losses.num_updates(t, "trl."))

@@ -16,6 +16,7 @@ from luthier.features.recipes.imports.translation import Key, Translation, becom
 VERSION: Final = "LLaMA-Factory 0.9.6"
 _LOSSES: Final = {"sigmoid": "dpo", "hinge": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
 _STAGES: Final = {"pt": "pretraining", "sft": "sft", "rm": "rank", "dpo": "dpo", "kto": "kto"}
+_MEGATRON: Final = "the trainer of Megatron, whose loss and batches are its own"
 _FOREIGN_TEMPLATES: Final = ("default", "alpaca", "vicuna", "fewshot", "custom", "base")
 """Templates that belong to no family of models: none has them as its own."""
 KEYS: Final[dict[str, Key]] = {
@@ -100,6 +101,24 @@ KEYS: Final[dict[str, Key]] = {
     **missing("thoughts of earlier turns follow the model's chat template", "preserve_thinking"),
     **missing("gradients of some matrices in low rank, or blocks in turn", "use_galore", "use_apollo", "use_badam",
               "use_adam_mini", "use_llama_pro"),
+    **harmless("of an optimizer that is refused where it is chosen", "galore_target", "galore_rank",
+               "galore_update_interval", "galore_scale", "galore_proj_type", "galore_layerwise", "apollo_target",
+               "apollo_rank", "apollo_update_interval", "apollo_scale", "apollo_proj", "apollo_proj_type",
+               "apollo_scale_type", "apollo_layerwise", "apollo_scale_front", "badam_mode", "badam_start_block",
+               "badam_switch_mode", "badam_switch_interval", "badam_update_ratio", "badam_mask_mode",
+               "badam_verbose"),
+    **harmless("of a method that is refused where it is chosen", "oft_block_size", "oft_target", "oft_rank",
+               "module_dropout"),
+    **missing("experts on the CPU with adapters of their own (KTransformers); see method.targets: experts", "use_kt",
+              "kt_config", "kt_weight_path", "kt_non_expert_weight_path", "kt_expert_checkpoint_path",
+              "kt_use_lora_experts", "kt_lora_expert_num", "kt_lora_expert_intermediate_size", off=(False, {}, "")),
+    **harmless("what is computed again in the backward pass", "kt_cpu_activation"),
+    **missing(_MEGATRON, "tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size",
+              "context_parallel_size", off=(1,)),
+    **missing(_MEGATRON, "sequence_parallel", "use_distributed_optimizer", "use_packed_sequences", "mixed_precision",
+              "export_hf_on_finish", "moe_grouped_gemm", "moe_token_dispatcher_type", "recompute_granularity",
+              "bias_activation_fusion", "apply_rope_fusion", "overlap_param_gather", "overlap_grad_reduce",
+              off=(False, "")),
     **missing("layers are trained by number", "freeze_trainable_layers", "freeze_trainable_modules",
               "freeze_extra_modules", off=("",)),
     **missing("a variant of the preference loss", "pref_bco_weight", "ld_alpha", off=(0, 0.0)),
@@ -107,7 +126,8 @@ KEYS: Final[dict[str, Key]] = {
     **missing("PPO with a reward model; see grpo", "reward_model", "reward_model_type", "reward_model_adapters",
               "ppo_epochs", "ppo_buffer_size", "ppo_target", "ppo_score_norm", "ppo_whiten_rewards", off=(False, "")),
     **missing("another loss", "use_asft_loss", "use_eaft_loss"),
-    **missing("a training with quantised weights or 4 bits other than nf4", "fp8", "quantization_method",
+    **missing("a training with quantised weights or 4 bits other than nf4", "fp8",
+              "fp8_enable_fsdp_float8_all_gather", "quantization_method",
               "quantization_type", off=(False, "bnb", "bitsandbytes", "nf4")),
     **harmless("of images and sounds; rows that hold some are refused", "media_dir", "image_max_pixels",
                "video_max_pixels", "video_fps", "video_maxlen", "freeze_vision_tower",
@@ -115,7 +135,9 @@ KEYS: Final[dict[str, Key]] = {
                "crop_to_patches", "use_audio_in_video", "audio_sampling_rate"),
     **missing("the language model is frozen", "freeze_language_model"),
     **missing("a loss of routers; see objective.router_aux_loss", "moe_aux_loss_coef", off=(0,)),
-    **missing("an adapter is kept apart or converted", "create_new_adapter", "pissa_convert", "loraplus_lr_embedding"),
+    **harmless("an adapter is always saved for the unchanged base", "pissa_convert"),
+    **missing("it continues beside another adapter, or has a learning rate of the embeddings", "create_new_adapter",
+              "loraplus_lr_embedding"),
     **missing("it trains from random weights", "train_from_scratch"),
 }  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from luthier.features.recipes.imports.peft_targets import default_targets
 from luthier.features.recipes.imports.translation import Translation
 
 _TIED: Final = "where embeddings and head share one matrix, either name trains it for both"
@@ -29,6 +30,7 @@ class AdapterKeys:
         default_targets: The same for targets.
         modules_to_save: Modules that are trained in whole.
         whole_targets: Names that the tool takes out of the targets and trains in whole.
+        model: The key of the base model, where PEFT chooses the targets if the file names none.
     """
 
     switches: tuple[str, ...]
@@ -42,6 +44,7 @@ class AdapterKeys:
     default_targets: Any
     modules_to_save: str = ""
     whole_targets: tuple[str, ...] = ()
+    model: str = ""
 
 
 def put_name(
@@ -108,7 +111,9 @@ def put_targets(t: Translation, keys: AdapterKeys) -> None:
         targets = [name.strip() for name in targets.split(",")]
     whole = [name for name in targets or () if name in keys.whole_targets]
     targets = [name for name in targets or () if name not in whole]
-    if not targets:
+    if not targets and (chosen := default_targets(t, keys.model) if keys.model else ()):
+        t.put("method.targets", list(chosen), keys.targets, default="by the architecture", note="as PEFT chooses them")
+    elif not targets:
         note = "PEFT chooses them by the architecture: name them, such as [q_proj, v_proj]"
         t.refuse(keys.targets, note, set_by="method.targets")
     else:

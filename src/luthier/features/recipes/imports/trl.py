@@ -41,7 +41,8 @@ KEYS: Final[dict[str, Key]] = {
     "lora_r": becomes("method.rank"),
     "lora_alpha": becomes("method.alpha"),
     "lora_dropout": becomes("method.dropout", note="0 where the trainer turns dropout off"),
-    "lora_target_modules": becomes("method.targets", note="must be named: PEFT's choice depends on the architecture"),
+    "lora_target_modules": becomes("method.targets", note="those that PEFT chooses, of architectures that are known "
+                                   "here; of others they must be named"),
     "lora_modules_to_save": becomes("method.modules_to_save", note="embeddings and head"),
     "max_length": becomes("training.max_length_tokens", "training.on_overlong",
                           note="longer rows are cut; null: none is"),
@@ -49,6 +50,8 @@ KEYS: Final[dict[str, Key]] = {
     "packing": becomes("training.global_batch_tokens", note=PACKING_NOTE),
     "packing_strategy": becomes("training.global_batch_tokens", note="bfd; others are refused"),
     "completion_only_loss": becomes("objective.name", note="true; false is refused"),
+    "eos_token": becomes("data.template", note="sft: <|im_end|> of Qwen's models: chat, whose turns end with it; "
+                         "others are refused"),
     "assistant_only_loss": becomes("objective.name", note="true; false is refused"),
     "loss_type": becomes("objective.name", "objective.loss_type", "objective.loss_weighting",
                          note=f"by trainer; of dpo: {pair_losses.NOTE}; of grpo: {drawn_losses.NOTE}"),
@@ -88,7 +91,8 @@ KEYS: Final[dict[str, Key]] = {
     **harmless("a task of PEFT that follows from the objective", "lora_task_type"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("several datasets: join them to one file", "datasets", off=([],)),
-    **missing("another chat template than the model's", "chat_template_path", "eos_token", "pad_token", off=("",)),
+    **missing("another chat template than the model's", "chat_template_path", off=("",)),
+    **harmless("padding is never learned", "pad_token"),
     **missing("adapters on parameters that are not matrices", "lora_target_parameters", off=([],)),
     **missing("4 bits are nf4 here", "bnb_4bit_quant_type", off=("nf4",)),
     **missing("settings of the model's class", "model_init_kwargs", "dataset_kwargs", "generation_kwargs",
@@ -112,6 +116,7 @@ _HUB_PARTS: Final = HubParts("dataset_config", "dataset_train_split")
 _ADAPTER = AdapterKeys(
     ("use_peft", "load_in_4bit", "load_in_8bit", "use_dora", "use_rslora"),
     "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", 16, 32, 0.05, None, "lora_modules_to_save",
+    model="model_name_or_path",
 )  # fmt: skip
 
 
@@ -201,11 +206,23 @@ def _put_sft(t: Translation) -> None:
     if (field := t.take("dataset_text_field")) is not None:
         t.put("data.columns", {"text": field}, "dataset_text_field")
         t.put("data.template", "plain", "dataset_text_field")
+    _put_end(t)
     loss = t.take("loss_type", "nll")
     if loss in ("nll", "chunked_nll", "dft"):
         t.put("objective.loss_weighting", "dft" if loss == "dft" else "token", "loss_type", default="nll")
     else:
         t.refuse("loss_type", "sft knows nll and dft", set_by="objective.loss_weighting")
+
+
+def _put_end(t: Translation) -> None:
+    """The token behind an answer: Qwen's chat template writes one by its text, whatever the tokenizer's own is."""
+    if (end := t.take("eos_token")) is None:
+        return
+    is_written = end == "<|im_end|>" and str(t.given.get("model_name_or_path")).startswith("Qwen/Qwen")
+    if is_written and not t.has("dataset_text_field") and "base_model" not in t.settled:
+        t.put("data.template", "chat", "eos_token", note="the end of each answer, as the chat template writes it")
+    else:
+        t.refuse("eos_token", "another end of answers than the tokenizer's own or that of its chat template")
 
 
 def _put_preferences(t: Translation, trainer: str) -> None:

@@ -1,0 +1,147 @@
+"""axolotl's keys for how the base model and its tokenizer are loaded, and what of the model is trained."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
+
+from luthier.core.system.files import expanded
+from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
+
+_ENDS: Final = {
+    "aya": "<|END_OF_TURN_TOKEN|>", "cohere": "<|END_OF_TURN_TOKEN|>", "deepseek_v3": "<｜end▁of▁sentence｜>",
+    "exaone": "[|endofturn|]", "exaone4": "[|endofturn|]", "falcon_h1": "<|im_end|>", "gemma": "<end_of_turn>",
+    "gemma3": "<end_of_turn>", "gemma3n": "<end_of_turn>", "gemma4": "<turn|>", "gemma4_unified": "<turn|>",
+    "jamba": "<|eom|>", "llama3": "<|eot_id|>", "llama3_2_vision": "<|eot_id|>", "llama4": "<|eot|>",
+    "nemotron_h": "<|im_end|>", "phi_3": "<|end|>", "phi_35": "<|end|>", "phi_4": "<|im_end|>",
+    "qwen2_vl": "<|im_end|>", "qwen3": "<|im_end|>", "qwen3_5": "<|im_end|>", "qwen_25": "<|im_end|>",
+}  # fmt: skip
+"""What templates of axolotl that never read `eos_token` write behind an answer."""
+_LLAMA_2: Final = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+_OWN_TOKENS: Final = (
+    (re.compile(r"(codellama/CodeLlama|openlm-research/open_llama|(meta-llama|NousResearch)/Llama-2)-?\w.*"), _LLAMA_2),
+)  # fmt: skip
+"""Names on the hub of models whose tokenizer is known to have these tokens."""
+_TOKENS: Final = ("eos_token", "bos_token", "unk_token")
+_WHOLE_TEXT_MODEL: Final = frozenset(("model.language_model", "lm_head", "embed_tokens"))
+_NOT_READ: Final = "axolotl 0.18.0 has no such key, and trains as without it"
+
+MODEL_KEYS: Final[Mapping[str, Key]] = MappingProxyType({
+    **{f"special_tokens.{name}": becomes("base_model", note="the model's own; others are refused") for name in _TOKENS},
+    "quantize_moe_experts": becomes("method.quantisation", note="matrices of the experts that are in one tensor keep "
+                                    "16 bits"),
+    "unfrozen_parameters": becomes("method.name", note="full: the whole language model; others are refused"),
+    "model_quantization_config": becomes("base_model", note="with dequantize: the model of 16 bits"),
+    "model_quantization_config_kwargs.dequantize": becomes("base_model", note="true; false is refused"),
+    "tokenizer_use_mistral_common": becomes("data.template", note="true needs --set data.template=chat"),
+    **harmless("padding is never learned", "special_tokens.pad_token"),
+    **harmless("the end of each answer is learned, as the chat template writes it", "eot_tokens"),
+    **harmless("it pads the embeddings with rows that belong to no token, for speed; here the model keeps its own",
+               "resize_token_embeddings_to_32x"),
+    **harmless("how embeddings of added tokens begin, and none are added", "mean_resizing_embeddings"),
+    **harmless("PEFT itself finds how a matrix is stored", "lora_fan_in_fan_out"),
+    **harmless(f"{_NOT_READ}; for the loss of routers see objective.router_aux_loss", "model_config"),
+    **harmless(_NOT_READ, "eta_min", "adam_eps", "full_finetune", "base_model_ignore_patterns"),
+    **missing("tokens beside the tokenizer's own", "special_tokens.additional_special_tokens", "tokens",
+              "added_tokens_overrides", off=([], {})),
+    **missing("rows of the embeddings are removed", "shrink_embeddings"),
+    **missing("another tokenizer than the model's own", "tokenizer_config", off=("",)),
+    **missing("training begins with random weights", "reinit_weights"),
+    **missing("the adapter begins with the error of the quantisation (LoftQ)", "peft.loftq_config.loftq_bits"),
+    **missing("4 bits are nf4 with double quantisation here", "bnb_config_kwargs", "gptq",
+              off=(False, {}, {"bnb_4bit_use_double_quant": True}, {"bnb_4bit_quant_type": "nf4"},
+                   {"bnb_4bit_use_double_quant": True, "bnb_4bit_quant_type": "nf4"})),
+})  # fmt: skip
+
+
+def put_model_keys(t: Translation) -> None:
+    """Translate these keys, after the rows and the method.
+
+    Args:
+        t: The translation, with the recipe's rows, template and method.
+    """
+    _put_tokens(t)
+    _put_weights(t)
+    if not t.take("tokenizer_use_mistral_common", False):
+        t.same("tokenizer_use_mistral_common", "off")
+    else:
+        note = (
+            "mistral-common writes the conversations there, without a system message that the model's own chat "
+            "template may add; `--set data.template=chat` takes the model's own template and tokenizer.json"
+        )
+        t.refuse("tokenizer_use_mistral_common", note, set_by="data.template")
+
+
+def _put_tokens(t: Translation) -> None:
+    """Tokens with a role: those that the tokenizer has in any case, or that the chat template writes."""
+    own, template, chosen = _own_tokens(t), str(t.given.get("chat_template")), {**t.recipe, **t.settled}
+    if template not in _ENDS:
+        template = str(t.given.get("datasets.chat_template"))
+    for name in _TOKENS:
+        key = f"special_tokens.{name}"
+        if (token := t.take(key)) is None:
+            continue
+        if own.get(name) == token:
+            t.same(key, "the tokenizer's own")
+        elif name == "eos_token" and _ENDS.get(template) == token and chosen.get("data.template") == "chat":
+            t.same(key, "the end of each answer is learned, as the chat template writes it")
+        else:
+            known = f"its own is {own[name]!r}" if name in own else "its files are not here, so its own is not known"
+            t.refuse(key, f"another token than the tokenizer's own is not chosen here; {known}")
+
+
+def _own_tokens(t: Translation) -> Mapping[str, str]:
+    """The tokens of the base model's tokenizer by their role; none where they are not known."""
+    name = str(t.given.get("base_model", ""))
+    if "base_model" in t.settled:
+        return {}
+    if not (folder := t.folder / expanded(name)).is_dir() or not t.reads_files:
+        return next((tokens for pattern, tokens in _OWN_TOKENS if pattern.fullmatch(name)), {})
+    file = folder / "tokenizer_config.json"
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}  # the plan reads the folder and says what is wrong with it
+    return {role: token for role in _TOKENS if (token := _content(found.get(role)))} if isinstance(found, dict) else {}
+
+
+def _content(token: Any) -> str:
+    """The text of a token, which tokenizers save alone or with its settings."""
+    return str(token.get("content") or "") if isinstance(token, dict) else str(token or "")
+
+
+def _put_weights(t: Translation) -> None:
+    """How weights are stored while they are trained, and which of them are."""
+    if t.take("quantize_moe_experts", False):
+        if bits := {**t.recipe, **t.settled}.get("method.quantisation"):
+            t.put("method.quantisation", bits, "quantize_moe_experts")
+            t.note(
+                "quantize_moe_experts: experts whose matrices are in one tensor keep 16 bits here. They are computed "
+                "more exactly and take more memory, which the plan counts"
+            )
+    else:
+        t.same("quantize_moe_experts", "off")
+    kind, kwargs_key = t.take("model_quantization_config"), "model_quantization_config_kwargs.dequantize"
+    if t.take(kwargs_key, False):
+        for key in ("model_quantization_config", kwargs_key):
+            t.same(
+                key, "weights are dequantised to 16 bits; a base that is stored with fewer is refused by `luthier plan`"
+            )
+    elif kind is not None:
+        note = "weights stay quantised without dequantize: true; see method.name: qlora"
+        t.refuse("model_quantization_config", note, set_by="base_model")
+    patterns = t.take("unfrozen_parameters") or []
+    if not patterns:
+        t.same("unfrozen_parameters", "none is named, so that none is frozen by it")
+        return
+    names = {re.sub(r"^\^|(\.?\*)?\$?$", "", str(pattern)) for pattern in patterns}
+    is_whole = {"model.language_model", "lm_head"} <= names <= _WHOLE_TEXT_MODEL
+    if t.recipe.get("method.name") != "full":
+        t.refuse("unfrozen_parameters", "beside an adapter it decides about the adapter's weights, too")
+    elif is_whole:
+        t.same("unfrozen_parameters", "the whole language model; parts for images and sound are never trained")
+    else:
+        t.refuse("unfrozen_parameters", "parts of the model are frozen or trained by name")
