@@ -237,7 +237,6 @@ def wake(context: Context, _asked: dict[str, Any]) -> dict[str, Any]:
 def plan_answer(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     """What `luthier plan --json` prints; compares: with advice, and what it takes on each device of the table."""
     from luthier.features.planning import quotes
-    from luthier.features.planning.remote_judges import judge_costs
     from luthier.features.planning.service import prepare
     from luthier.features.recipes.service import recipe_from
     from luthier.ml.planning.devices import load_prices
@@ -247,7 +246,6 @@ def plan_answer(context: Context, asked: dict[str, Any]) -> dict[str, Any]:
     quote = quotes.quote_of(context, prepared, on=None, prices=prices, market="on_demand", is_probed=False)
     plan = prepared.plan
     shown = {"hash": plan.hash, "values": plan.values(), "predicted": quote.as_json()}
-    shown["judges"] = [cost.as_json() for cost in judge_costs(plan)]
     if asked["compares"]:
         shown |= _compared(context, prepared)
     return shown | {"plan": plan.model_dump(mode="json")}

@@ -65,7 +65,8 @@ class _Made:
 
         document: dict[str, Any] = {"hash": self.plan.hash, "values": self.plan.values()}
         document["predicted"] = self.quote.as_json()
-        document["judges"] = [cost.as_json() for cost in judge_costs(self.plan)]
+        if costs := judge_costs(self.plan):
+            document["judges"] = [cost.as_json() for cost in costs]
         if self.options:
             document["comparison"] = [option.as_json() for option in self.options]
         if self.advice is not None:
