@@ -156,6 +156,8 @@ class WatchSettings(FrozenModel):
         data: rows like those that it was trained on, absolute; None takes those of its run.
         normal_since: seconds since 1970; what was before is not to be compared with.
         judge: a model that scores samples of its answers, as `luthier eval --judge` names it; None evaluates none.
+        judge_is_configured: `judge` was chosen on a page as the model that LUTHIER_TEACHER names: it is not asked once
+            the operator has configured another one.
         num_judged: answers of the window, and as many of the time before.
         suite: a suite that judges it again and again, absolute; None has none.
         suite_file_id: a suite that is a file of the project, in place of `suite`.
@@ -167,6 +169,7 @@ class WatchSettings(FrozenModel):
     data: str | None = None
     normal_since: float = 0.0
     judge: str | None = None
+    judge_is_configured: bool = False
     num_judged: Annotated[int, Field(ge=20, le=1000)] = 60
     suite: str | None = None
     suite_file_id: str | None = None

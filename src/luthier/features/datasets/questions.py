@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -21,7 +20,8 @@ from luthier.core.text.counted import counted
 from luthier.features.datasets.prices import Prices
 from luthier.features.datasets.rows import look_of, sample_rows
 from luthier.features.datasets.store import DatasetVersion
-from luthier.features.generation.engines import is_address, parse_address
+from luthier.features.generation.configured_teacher import configured_teacher
+from luthier.features.generation.engines import is_address
 from luthier.platform.audit_log.service import record
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models, find_base_model, local_base_models
@@ -40,7 +40,6 @@ BATCH_PASSAGES: Final = 8
 """Small batches: progress after each, and little to repeat after a stop."""
 MAX_PAIRS: Final = 5
 _SAMPLED: Final = 50
-_THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 _CHARACTERS_OF_A_TOKEN: Final = (5.0, 3.0)
 """Most and fewest characters of one token, over the usual tokenizers and European languages."""
 _USUAL_REPLY_TOKENS: Final = (25, 120)
@@ -384,17 +383,11 @@ def _submit(context: Context, caller: Caller, order: QuestionOrder, *, joins: bo
 
 def _servers(context: Context) -> list[Teacher]:
     """The configured model, and the same by its Batch API where it has one. Raises RequestError for a wrong address."""
-    settings = context.settings
-    if not settings.teacher:
+    settings, found = context.settings, configured_teacher(context)
+    if found is None:
         return []
-    url, model = parse_address(settings.teacher)
-    host = urlsplit(url).hostname or ""
-    prices = (settings.teacher_usd_per_million_prompt_tokens, settings.teacher_usd_per_million_new_tokens)
-    has_prices = None not in prices
-    one = Teacher(
-        SERVER, f"{model} at {urlsplit(url).netloc}", settings.teacher, host in _THIS_MACHINE,
-        Prices(*prices) if has_prices else None,
-    )  # fmt: skip
+    prices = Prices(found.prompt_usd, found.new_usd) if found.has_prices else None
+    one = Teacher(SERVER, found.name, settings.teacher, found.is_here, prices)
     if not settings.teacher_batch_api:
         return [one]
     share = 1 - settings.teacher_batch_discount_percent / 100

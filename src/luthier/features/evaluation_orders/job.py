@@ -12,7 +12,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from luthier.core.errors import LuthierError, NotFoundError, StorageFullError, UnreachableError, library_words_hidden
+from luthier.core.errors import (
+    ConflictError,
+    LuthierError,
+    NotFoundError,
+    StorageFullError,
+    UnreachableError,
+    library_words_hidden,
+)
 from luthier.core.results.suite import SafetyResult, SuiteResult
 from luthier.core.text.counted import counted
 from luthier.features.evaluation_orders.service import EvaluationOrder, answers_file, check_suite, judge_of, order_of
@@ -154,7 +161,7 @@ def _is_calibrated(context: Context, job: Job, order: EvaluationOrder) -> bool:
 
     try:
         name = lasting_name(context, judge_of(context, job, order))
-    except NotFoundError:  # the base model was removed: the attempt reports that
+    except (ConflictError, NotFoundError):  # the model was removed, or another one configured: the attempt says so
         return False
     found = calibrations(context, job.project_id, name)
     since = int(job.created_at)  # those are stored with whole seconds

@@ -15,6 +15,7 @@ from luthier.core.estimate import Estimate
 from luthier.core.records.calibration import LOWEST_KAPPA, Calibration
 from luthier.core.text.names import distinct_names
 from luthier.features.evaluation_orders import service as evaluation_orders
+from luthier.features.generation.configured_teacher import configured_teacher
 from luthier.features.human_eval import service as rating_panels
 from luthier.features.judges import service as judges
 from luthier.features.model_cards import service as project_models
@@ -93,6 +94,7 @@ def _page(request: Request, context: Context, caller: Caller, given: Mapping[str
         "panel_names": panel_names,
         "tuned": [(view.record.run_id, run_names[view.record.run_id]) for view in tuned],
         "bases": [view.name for view in project_models.list_bases(context, caller.project_id) if view.is_here],
+        "teacher": configured_teacher(context),
         "estimate": _estimate,
         "lowest": LOWEST_KAPPA,
         "project_words": project_option(caller.project_id),

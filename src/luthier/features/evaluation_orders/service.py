@@ -18,6 +18,8 @@ from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import is_id, new_id
 from luthier.features.files.references import check_suite_files
+from luthier.features.generation.configured_teacher import CONFIGURED, check_is_configured, configured_teacher
+from luthier.features.generation.engines import is_address
 from luthier.features.judges import service as judges
 from luthier.features.model_cards import service as project_models
 from luthier.features.models.names import is_tuned_name
@@ -196,13 +198,13 @@ def start(
 def start_calibration(context: Context, caller: Caller, judge: str, panel_id: str) -> OrderView:
     """Queue the comparison of a judge with the people of a panel.
 
-    A judge behind an address is for who is at the machine: nobody else may have a third party's model asked with the
-    keys of the server.
+    Of judges behind addresses only the one that the operator has configured may be named, by `CONFIGURED`: nobody who
+    is not at the machine may have texts and the keys of the server sent anywhere.
 
     Args:
         context: The home.
         caller: Whose project it is.
-        judge: A run that has succeeded, the name of its model, or a base model on this machine.
+        judge: A run that has succeeded, the name of its model, a base model on this machine, or `CONFIGURED`.
         panel_id: A panel of the project.
 
     Raises:
@@ -212,18 +214,22 @@ def start_calibration(context: Context, caller: Caller, judge: str, panel_id: st
     """
     panel = context.rating_panels.get(caller.project_id, panel_id)
     judges.people_ratings(context, caller.project_id, panel=panel_id)
-    found = _system(context, caller, judge)
+    if judge == CONFIGURED and (teacher := configured_teacher(context)) is not None:
+        candidate = teacher.address
+    else:
+        found = _system(context, caller, judge)
+        # A base model by its name here: where it is, is found by the worker.
+        candidate = found if is_id(found, "run") else judge
     order = EvaluationOrder(
         kind="calibration",
         result_id=new_id("calibration"),
-        # A base model by its name here: where it is, is found by the worker.
-        candidate=found if is_id(found, "run") else judge,
+        candidate=candidate,
         label=panel.name,
         panel=panel_id,
     )
     document = {ASKED: order.model_dump(mode="json")}
     job = Job(job_id=new_id("job"), kind="evaluation", document=document, run_id="", project_id=caller.project_id)
-    facts = {"kind": order.kind, "judge": judge, "panel": panel_id}
+    facts = {"kind": order.kind, "judge": candidate, "panel": panel_id}
     with context.database.transaction():
         made = context.jobs.submit(job)
         record(context, caller, "evaluation.started", job.job_id, facts)
@@ -233,7 +239,7 @@ def start_calibration(context: Context, caller: Caller, judge: str, panel_id: st
 def models_of(_context: Context, job: Job) -> Iterator[NamedModel]:
     """The models that an evaluation asks: the evaluated one, or the judge, and what it is compared with."""
     order = order_of(job)
-    yield from (NamedModel(name) for name in (order.candidate, *order.against))
+    yield from (NamedModel(name) for name in (order.candidate, *order.against) if not is_address(name))
 
 
 def judge_of(context: Context, job: Job, order: EvaluationOrder) -> str:
@@ -241,7 +247,11 @@ def judge_of(context: Context, job: Job, order: EvaluationOrder) -> str:
 
     Raises:
         NotFoundError: The base model is no longer on this machine.
+        ConflictError: The operator has configured another model than the one behind an address.
     """
+    if is_address(order.candidate):
+        check_is_configured(context, order.candidate)
+        return order.candidate
     if is_id(order.candidate, "run"):
         return order.candidate
     return served_targets.base_model(context, order.candidate, job.project_id).name

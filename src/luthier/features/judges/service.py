@@ -25,6 +25,7 @@ from luthier.core.records.monitoring import Signal, WatchSettings
 from luthier.core.records.traffic import said_in
 from luthier.core.results.suite import CRITERIA
 from luthier.core.text.counted import counted
+from luthier.features.generation.configured_teacher import check_is_configured
 from luthier.features.generation.engines import find_teacher, is_address, parse_address
 from luthier.features.models.names import find_model
 from luthier.platform.db.stored_texts import FORGOTTEN
@@ -311,6 +312,7 @@ def judged_by(
     if settings.judge is None:
         return (), ()
     try:
+        _check_may_be_asked(context, settings)
         name = lasting_name(context, settings.judge)
         with context.caching_for(project_id), closing(open_judge(context, settings.judge)) as judge:
             # The same number on both sides; with unequal samples the smaller one would limit the test anyway.
@@ -349,6 +351,7 @@ def scores_of_sides(
     scores: dict[str, float] = {}
     num_later = 0
     try:
+        _check_may_be_asked(context, settings)
         with closing(open_judge(context, settings.judge)) as judge:
             for side in (frame["is_canary"], ~frame["is_canary"]):
                 sample = _sample(frame.filter(side), None, None, settings.num_judged)
@@ -361,6 +364,12 @@ def scores_of_sides(
     except LuthierError as error:
         return {}, (f"The judge {settings.judge} could not be asked: {error.came}.",)
     return scores, _slow(settings.judge, num_later)
+
+
+def _check_may_be_asked(context: Context, settings: WatchSettings) -> None:
+    """Raise ConflictError where the judge was chosen on a page, and the operator has configured another one since."""
+    if settings.judge is not None and settings.judge_is_configured:
+        check_is_configured(context, settings.judge)
 
 
 def _limit_of(judge: str) -> float | None:

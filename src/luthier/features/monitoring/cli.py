@@ -124,8 +124,11 @@ def _changed(
 
 
 def _with_judge(kept: WatchSettings, judge: str | None, num_judged: int | None) -> WatchSettings:
-    chosen = kept.judge if judge is None else None if judge == _NONE else judge
-    return kept.model_copy(update={"judge": chosen, "num_judged": num_judged or kept.num_judged})
+    changed: dict[str, object] = {"num_judged": num_judged or kept.num_judged}
+    if judge is not None:
+        # Who is at the machine may name any judge, which then stays whatever is configured.
+        changed |= {"judge": None if judge == _NONE else judge, "judge_is_configured": False}
+    return kept.model_copy(update=changed)
 
 
 def _with_suite(kept: WatchSettings, suite: str | None, every: str | None) -> WatchSettings:

@@ -16,6 +16,7 @@ from luthier.core.errors import NotFoundError, RequestError
 from luthier.core.records.monitoring import WatchSettings
 from luthier.core.text.counted import counted
 from luthier.core.text.names import distinct_names
+from luthier.features.generation.configured_teacher import CONFIGURED, ConfiguredTeacher, configured_teacher
 from luthier.features.model_cards import service as project_models
 from luthier.features.monitoring.scheduled_suites import model_settings
 from luthier.platform.audit_log.service import record
@@ -40,8 +41,10 @@ class SettingsForm:
     Attributes:
         bases: Base models on this machine.
         tuned: Run and name of each tuned model of the project, newest first.
+        teacher: The model that the operator has configured; None where there is none.
         suites: Id and name of each file of the project that may be a suite, newest first.
         kept_judge: The judge, without a path, where it is none of these models; empty otherwise.
+        is_judge_gone: Whether that judge was the configured model, and another one is configured by now.
         kept_suite: The suite, without a path, where it is no file of the project; empty otherwise.
         values: What the fields hold.
         command: The command that sets the same.
@@ -49,8 +52,10 @@ class SettingsForm:
 
     bases: tuple[str, ...]
     tuned: tuple[tuple[str, str], ...]
+    teacher: ConfiguredTeacher | None
     suites: tuple[tuple[str, str], ...]
     kept_judge: str
+    is_judge_gone: bool
     kept_suite: str
     values: Mapping[str, str]
     command: str
@@ -71,10 +76,12 @@ def settings_form(context: Context, caller: Caller, model: str, given: Mapping[s
     names = distinct_names(context.run_labels.names([view.record.run_id for view in views]))
     tuned = tuple((view.record.run_id, names[view.record.run_id]) for view in views)
     suites = _suites(context, caller.project_id, kept)
-    is_listed = kept.judge is None or kept.judge in (*bases, *names)
+    teacher = configured_teacher(context)
+    is_teacher = kept.judge_is_configured and teacher is not None and kept.judge == teacher.address
+    is_listed = is_teacher or kept.judge is None or kept.judge in (*bases, *names)
     kept_suite = "" if kept.suite is None else shown_reference(kept.suite, places)
     values = {
-        "judge": (kept.judge or "") if is_listed else KEEP,
+        "judge": CONFIGURED if is_teacher else (kept.judge or "") if is_listed else KEEP,
         "num_judged": str(kept.num_judged),
         "suite": KEEP if kept_suite else kept.suite_file_id or "",
         "suite_every": f"{kept.suite_every_hours:g}",
@@ -84,7 +91,9 @@ def settings_form(context: Context, caller: Caller, model: str, given: Mapping[s
     return SettingsForm(
         bases=bases,
         tuned=tuned,
+        teacher=teacher,
         suites=suites,
+        is_judge_gone=kept.judge_is_configured and not is_teacher,
         kept_judge="" if is_listed else shown_reference(str(kept.judge), places),
         kept_suite=kept_suite,
         values=values | dict(given or {}),
@@ -132,8 +141,10 @@ def change_settings(
             expected="from 1 to 8,784, which are 366 days",
             do="correct the number",
         )
+    judge = given.get("judge", "")
     update: dict[str, object] = {
-        "judge": _judge(context, caller, given.get("judge", ""), kept),
+        "judge": _judge(context, caller, judge, kept),
+        "judge_is_configured": kept.judge_is_configured if judge == KEEP else judge == CONFIGURED,
         "num_judged": num_judged or kept.num_judged,
         "suite_every_hours": float(hours or kept.suite_every_hours),
         "groups": _groups(given.get("groups", "")),
@@ -162,17 +173,22 @@ def _suites(context: Context, project_id: str, kept: WatchSettings) -> tuple[tup
 
 
 def _judge(context: Context, caller: Caller, name: str, kept: WatchSettings) -> str | None:
-    """The judge that a form names: a page offers models of the project alone, since an address costs money."""
+    """The judge that a form names: a model of the project, or the one that the operator has configured.
+
+    An address is never taken from a form: it would have the operator's key and the texts of users sent anywhere.
+    """
     if name == KEEP:
         return kept.judge
     if not name:
         return None
+    if name == CONFIGURED and (teacher := configured_teacher(context)) is not None:
+        return teacher.address
     bases = {one.name for one in project_models.list_bases(context, caller.project_id) if one.is_here}
     tuned, _ = project_models.list_tuned(context, caller, limit=_MAX_TUNED)
     if name not in bases | {view.record.run_id for view in tuned}:
         raise NotFoundError(
             f"no model {name[:100]!r} that can judge",
-            expected="a base model on this machine, or a tuned model of this project",
+            expected="a base model or a tuned model of this project, or the model that the operator has configured",
             do="choose one of the list",
         )
     return name

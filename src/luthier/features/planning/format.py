@@ -378,7 +378,7 @@ def _step_tokens(plan: Plan) -> str:
 
 def _graders_of(plan: Plan) -> list[str]:
     """Each grader that asks a model: which one, how often, and with how many tokens; and those that run code."""
-    from luthier.features.planning.remote_judges import cost_line
+    from luthier.features.planning.remote_judges import cost_line, judge_costs
 
     objective, training = plan.objective, plan.training
     num_answers = training.global_batch_size * (objective.num_samples or 0)
@@ -391,7 +391,7 @@ def _graders_of(plan: Plan) -> list[str]:
             f"{figures.count(round(one.prompt_tokens))} tokens{answer}, replies of up to "
             f"{counted(one.new_tokens, 'token')}"
         )
-    lines += [cost_line(one) for one in objective.remote_judges or ()]
+    lines += [cost_line(one) for one in judge_costs(plan)]
     code = [one.name for reward in objective.rewards or () for one in reward.code]
     return [*lines, *(f"code ({name}), locked down: its time is not in the prediction" for name in code)]
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import LuthierError, WorkError
@@ -20,6 +21,7 @@ from luthier.core.estimate import Estimate
 from luthier.core.plan import Plan
 from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.recipe import Recipe
+from luthier.core.results.cost import spread_out
 from luthier.core.run import JudgeBudget, RemoteJudge, RemoteLoad
 from luthier.features.generation.engines import api_key, is_address, parse_address
 from luthier.features.planning.judges import NUM_MEASURED, renamed
@@ -169,24 +171,61 @@ def _sum(loads: Sequence[RemoteLoad]) -> RemoteLoad:
     return total
 
 
-def cost_line(judge: RemoteJudge) -> str:
-    """What the run asks of a judge behind a server, and what that costs.
+@dataclass(frozen=True, slots=True)
+class JudgeCost:
+    """What a run is expected to ask of a judge behind a server, for the terminal, the page of the run and `--json`.
+
+    Attributes:
+        name: Its address, `http(s)://host:port/v1#MODEL`.
+        num_calls: Questions that are sent.
+        prompt_tokens: Of all of them.
+        new_tokens: Of all replies.
+        usd: US dollars of both; None where no price is configured.
+    """
+
+    name: str
+    num_calls: Estimate
+    prompt_tokens: Estimate
+    new_tokens: Estimate
+    usd: Estimate | None
+
+    def as_json(self) -> dict[str, Any]:
+        """One of `judges` in `luthier plan --json`: each figure with `_low` and `_high`."""
+        document: dict[str, Any] = {"name": self.name}
+        for name in ("num_calls", "prompt_tokens", "new_tokens", "usd"):
+            document |= spread_out(name, getattr(self, name))
+        return document
+
+
+def judge_costs(plan: Plan) -> list[JudgeCost]:
+    """What a run is expected to ask of each of its judges behind servers; empty where it has none.
 
     Args:
-        judge: Of the plan.
+        plan: With the loads of its judges.
+    """
+    return [
+        JudgeCost(one.name, one.run.num_calls, one.run.prompt_tokens, one.run.new_tokens, one.usd_of(one.run))
+        for one in plan.objective.remote_judges or ()
+        if one.run is not None
+    ]
+
+
+def cost_line(cost: JudgeCost) -> str:
+    """A line of the terminal: calls, tokens and money of a judge behind a server.
+
+    Args:
+        cost: Of the judge.
     """
     from luthier.platform.cli import figures
 
-    if judge.run is None:
-        return judge.name
     calls, asked, new = (
         figures.between(one, lambda value: figures.count(round(value)))
-        for one in (judge.run.num_calls, judge.run.prompt_tokens, judge.run.new_tokens)
+        for one in (cost.num_calls, cost.prompt_tokens, cost.new_tokens)
     )
-    usd = judge.usd_of(judge.run)
+    usd = cost.usd
     money = "no price is set" if usd is None else f"{figures.between(usd, figures.usd)}, which comes on top of the rent"
     return (
-        f"{judge.name}: {calls} calls, {asked} tokens of questions, {new} of replies; {money}; its time is not in the "
+        f"{cost.name}: {calls} calls, {asked} tokens of questions, {new} of replies; {money}; its time is not in the "
         "prediction"
     )
 

@@ -30,6 +30,7 @@ from luthier.core.text.counted import counted
 from luthier.core.tracking import is_address
 from luthier.features.models.result_files import has_report
 from luthier.features.planning.quotes import load_quote
+from luthier.features.planning.remote_judges import JudgeCost, judge_costs
 from luthier.features.runs.labels import asked_of
 from luthier.features.runs.next_steps import next_steps
 from luthier.features.runs.run_files import samples_of
@@ -266,6 +267,7 @@ def changing(
         "words": words(context, standing),
         "bill": None if record is None else bill_of(context, record),
         "costs": [] if record is None or plan is None else costs(bill_of(context, record), plan.budget),
+        "judges": [] if record is None or plan is None else judge_rows(judge_costs(plan), bill_of(context, record)),
         "error": _shown_error(standing, places),
         "overfitting": next((one for one in warnings if one.code == "overfitting"), None),
         "warnings": [redact_text(one.message, places) for one in warnings if one.code != "overfitting"],
@@ -372,6 +374,40 @@ def costs(bill: Bill | None, budget: BudgetPlan | None) -> list[dict[str, Any]]:
         }
         for name, value, so_far, at_end, cap, say in lines
     ]
+
+
+def judge_rows(expected: Sequence[JudgeCost], bill: Bill | None) -> list[dict[str, Any]]:
+    """A row for each judge behind a server, with what is expected of it, and one with what all were asked so far.
+
+    Args:
+        expected: Of the plan.
+        bill: Of the run so far; None before it has one.
+
+    Returns:
+        Of each row the `name` of the judge (empty for all of them), and pairs of a figure and its interval: `calls`,
+        `prompt_tokens`, `new_tokens` and `usd`, which is None where a judge has no price.
+    """
+    rows: list[dict[str, Any]] = [
+        {
+            "name": one.name,
+            "calls": _range(one.num_calls, lambda value: figures.count(round(value))),
+            "prompt_tokens": _range(one.prompt_tokens, figures.short_count),
+            "new_tokens": _range(one.new_tokens, figures.short_count),
+            "usd": None if one.usd is None else _range(one.usd, usd),
+        }
+        for one in expected
+    ]
+    if bill is not None and (paid := bill.judges) is not None:
+        rows.append(
+            {
+                "name": "",
+                "calls": (figures.count(paid.calls), ""),
+                "prompt_tokens": (figures.short_count(paid.prompt_tokens), ""),
+                "new_tokens": (figures.short_count(paid.new_tokens), ""),
+                "usd": None if paid.usd is None else (usd(paid.usd), ""),
+            }
+        )
+    return rows
 
 
 def _loss(value: float) -> str:

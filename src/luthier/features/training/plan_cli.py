@@ -61,8 +61,12 @@ class _Made:
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier plan --json`."""
+        from luthier.features.planning.remote_judges import judge_costs
+
         document: dict[str, Any] = {"hash": self.plan.hash, "values": self.plan.values()}
         document["predicted"] = self.quote.as_json()
+        if costs := judge_costs(self.plan):
+            document["judges"] = [cost.as_json() for cost in costs]
         if self.options:
             document["comparison"] = [option.as_json() for option in self.options]
         if self.advice is not None:

@@ -124,7 +124,7 @@ class Settings(BaseSettings):
         moderation_safe_labels: Labels of the moderation model, separated by commas, that do not flag a text.
         serving_usd_per_million_prompt_tokens: The price of prompt tokens in usage; None for no price.
         serving_usd_per_million_new_tokens: The price of generated tokens in usage; None for no price.
-        teacher: A model, besides those of this machine, that writes questions from passages for the pages:
+        teacher: A model, besides those of this machine, that pages offer to write questions from passages and to judge:
             `http(s)://host:port/v1#MODEL`; empty for none. Its key is in LUTHIER_TEACHER_API_KEY or OPENAI_API_KEY.
         teacher_usd_per_million_prompt_tokens: The teacher's price of prompt tokens, shown before it is used; None for
             no price.

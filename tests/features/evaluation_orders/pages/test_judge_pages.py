@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 
@@ -20,10 +20,13 @@ from luthier.features.evaluation_orders.job import carry_out
 from luthier.features.human_eval import service as rating_panels
 from luthier.features.judges import service as judges
 from luthier.ml.inference.models import sources
+from luthier.ml.inference.openai import http
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models
+from luthier.platform.home.settings import Settings
 from luthier.testing.fake_engine import FakeEngine
+from luthier.testing.openai_server import OpenAIServer, serving
 
 Browser = Callable[..., TestClient]
 ADDRESS = "/evaluations/judges"
@@ -92,6 +95,58 @@ def test_only_models_of_the_project_judge_and_only_its_panels(
     assert "Compare a judge with people" not in viewer.get(ADDRESS).text
     assert viewer.post(ADDRESS, data={"judge": judge, "panel": panel}).status_code == 403
     assert evaluation_orders.list_orders(home, Caller()) == []
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[OpenAIServer, str]]:
+    """A server that judges as somebody who reads, and the address of its model."""
+    monkeypatch.setattr(http, "NUM_ATTEMPTS", 1)
+    found = OpenAIServer(answer=reading_judge)
+    with serving(found) as url:
+        yield found, f"{url}#big"
+
+
+def test_the_configured_model_is_compared_with_a_panel_while_it_is_configured(
+    home: Context, browser: Browser, server: tuple[OpenAIServer, str], panel: str
+) -> None:
+    asked, address = server
+    one = browser("read", "train")
+    home.settings = Settings(home=home.home, teacher=address, teacher_usd_per_million_prompt_tokens=0.5,
+                             teacher_usd_per_million_new_tokens=2)  # fmt: skip
+    form = unescape(one.get(ADDRESS).text)
+    assert "Configured by the operator" in form
+    assert address in form
+    assert "0.5 USD for a million tokens of questions, 2 USD for a million tokens of replies" in form
+    answers = [one.post(ADDRESS, data={"judge": ":teacher", "panel": panel}) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [303, 303]
+    later, first = (order.job for order in evaluation_orders.list_orders(home, Caller()))
+    assert carry_out(home, first).status == "succeeded"
+    (stored,) = judges.calibrations(home, "default")
+    assert (stored.judge, stored.num_items) == (address, 60)
+    num_asked = len(asked.requests)
+    assert num_asked > 0
+    assert list(evaluation_orders.models_of(home, first)) == []
+    # Another model is configured before the second job begins.
+    home.settings = Settings(home=home.home, teacher="http://127.0.0.1:9/v1#other")
+    outcome = carry_out(home, later)
+    assert outcome.status == "failed"
+    assert "no longer configured" in str(outcome.error)
+    assert len(asked.requests) == num_asked
+
+
+def test_a_forged_form_has_no_other_address_asked(
+    home: Context, browser: Browser, server: tuple[OpenAIServer, str], panel: str
+) -> None:
+    asked, address = server
+    one = browser("read", "train")
+    assert one.post(ADDRESS, data={"judge": ":teacher", "panel": panel}).status_code == 404, "none is configured"
+    home.settings = Settings(home=home.home, teacher="https://judge.example/v1#big")
+    for forged in (address, "https://judge.example/v1#other", f":teacher#{address}"):
+        answer = one.post(ADDRESS, data={"judge": forged, "panel": panel})
+        assert answer.status_code in (404, 422), forged
+        assert 'role="alert"' in answer.text
+    assert evaluation_orders.list_orders(home, Caller()) == []
+    assert asked.requests == []
 
 
 def test_a_panel_without_ratings_is_refused_before_a_worker_begins(home: Context, browser: Browser, judge: str) -> None:

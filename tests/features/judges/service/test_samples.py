@@ -12,6 +12,7 @@ from luthier.features.judges import service as judges
 from luthier.features.judges.service import judged_by
 from luthier.features.monitoring import service as monitoring
 from luthier.ml.drift.traffic.files import SCHEMA
+from luthier.platform.home.settings import Settings
 from luthier.testing.fake_engine import FakeEngine
 
 FRAME_AT = 1_000.0
@@ -89,6 +90,23 @@ def test_a_judge_that_cannot_be_asked_is_a_caution_and_no_failed_look(context, m
         ("judged_relevance", "judged_coherence", "judged_accuracy"), "unknown"
     )
     assert "could not be asked" in cautions[0]
+
+
+def test_a_judge_of_a_page_is_asked_only_while_it_is_the_configured_one(context, asked):
+    address = "http://localhost:1/v1#m"
+    settings = WatchSettings(judge=address, judge_is_configured=True, num_judged=20)
+    for teacher in (None, "http://localhost:1/v1#another"):
+        context.settings = Settings(home=context.home, teacher=teacher or "")
+        signals, cautions = judged_by(context, "default", settings, frame(50, 50), FRAME_AT, 30)
+        assert {one.state for one in signals} == {"unknown"}
+        assert cautions == (f"The judge {address} could not be asked: the model {address} is no longer configured.",)
+        canary = frame(50, 50).with_columns(pl.lit(value=True).alias("is_canary"))
+        scores, cautions = judges.scores_of_sides(context, settings, canary)
+        assert (scores, "no longer configured" in cautions[0]) == ({}, True)
+    assert asked == []
+    context.settings = Settings(home=context.home, teacher="http://localhost:1/v1/#m")
+    judged_by(context, "default", settings, frame(50, 50), FRAME_AT, 30)
+    assert len(asked) == 40
 
 
 def test_a_slow_judge_of_another_host_is_asked_for_a_limited_time(context, asked, monkeypatch):

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from luthier.core.records.monitoring import WatchSettings
 from luthier.core.records.traffic import Exchange
 from luthier.features.monitoring import scheduled_suites as watch_settings
+from luthier.features.monitoring.service import set_model_settings
 from luthier.features.traffic import service as traffic
 from luthier.ml.drift.traffic.log import line_of
 from luthier.platform.home.context import Context
@@ -43,3 +45,18 @@ def test_a_wrong_name_span_or_group_is_told(luthier: Any, home: Path) -> None:
     assert "models with requests: 'shop'" in luthier("monitor", "shpo").err
     assert luthier("monitor", "shop", "--since", "soon").code == 2
     assert luthier("monitor", "shop", "--group", "women").code == 2
+
+
+def test_a_judge_of_the_command_stays_whatever_the_operator_has_configured(luthier: Any, home: Path) -> None:
+    fill(home)
+    with Context.open(home) as context:
+        chosen = WatchSettings(judge="http://127.0.0.1:9/v1#m", judge_is_configured=True)
+        set_model_settings(context, "default", "shop", chosen)
+        luthier("monitor", "shop", "--judged", "20")
+        kept = watch_settings.model_settings(context, "default", "shop")
+        assert (kept.judge, kept.judge_is_configured, kept.num_judged) == (chosen.judge, True, 20)
+        luthier("monitor", "shop", "--judge", "http://127.0.0.1:9/v1#m")
+        kept = watch_settings.model_settings(context, "default", "shop")
+        assert (kept.judge, kept.judge_is_configured) == (chosen.judge, False)
+        luthier("monitor", "shop", "--judge", "none")
+        assert watch_settings.model_settings(context, "default", "shop").judge is None

@@ -20,6 +20,7 @@ from luthier.platform.audit_log.service import newest_entries
 from luthier.platform.auth.service import create_project
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
+from luthier.platform.home.settings import Settings
 from luthier.testing.records import add_run
 
 Browser = Callable[..., TestClient]
@@ -93,6 +94,69 @@ def test_what_a_command_has_set_stays_and_no_path_is_shown(watched: Context, bro
     assert one.post("/monitor/model", data=SENT | {"judge": "as-it-is", "suite": "as-it-is"}).status_code == 303
     now = stored(watched)
     assert (now.judge, now.suite, now.num_judged) == (before.judge, str(path), 40)
+
+
+def configure(context: Context, teacher: str, **prices: float) -> None:
+    context.settings = Settings(home=context.home, teacher=teacher, **prices)
+
+
+def test_the_judge_that_the_operator_has_configured_is_offered_with_its_address_and_price(
+    watched: Context, browser: Browser
+) -> None:
+    one = browser("admin")
+    assert "Configured by the operator" not in one.get(PAGE).text
+    configure(
+        watched,
+        "https://judge.example:8443/v1/#big",
+        teacher_usd_per_million_prompt_tokens=0.25,
+        teacher_usd_per_million_new_tokens=1.5,
+    )
+    page = html.unescape(one.get(PAGE).text)
+    assert ">big at judge.example:8443</option>" in page
+    assert "https://judge.example:8443/v1#big" in page
+    assert "the texts that it judges are sent there" in page
+    assert "0.25 USD for a million tokens of questions, 1.5 USD for a million tokens of replies" in page
+    assert one.post("/monitor/model", data=SENT | {"judge": ":teacher"}).status_code == 303
+    now = stored(watched)
+    assert (now.judge, now.judge_is_configured) == ("https://judge.example:8443/v1#big", True)
+    page = one.get(PAGE).text
+    assert 'value=":teacher" selected' in page
+    assert command(page)[4] == "https://judge.example:8443/v1#big"
+    assert "big at judge.example:8443" in browser("read").get(PAGE).text
+    german = one.get(PAGE, headers={"accept-language": "de"}).text
+    assert "0,25 USD für eine Million Tokens der Fragen" in german
+    assert "Vom Betreiber konfiguriert" in german
+    # Another form leaves it, and another configured model does not take its place.
+    configure(watched, "http://127.0.0.1:9/v1#small")
+    page = html.unescape(one.get(PAGE).text)
+    assert "https://judge.example:8443/v1#big (no longer configured)" in page
+    assert "a server on this machine. No price is configured." in page
+    one.post("/monitor/model", data=SENT | {"judge": "as-it-is"})
+    assert stored(watched) == now
+    one.post("/monitor/model", data=SENT)
+    assert (stored(watched).judge, stored(watched).judge_is_configured) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "http://10.0.0.1/v1#model",
+        "https://judge.example/v1#other",
+        "https://judge.example/v1#big",
+        ":teacher#http://10.0.0.1/v1#model",
+        "http://judge.example@10.0.0.1/v1#big",
+    ],
+)
+def test_a_forged_form_names_no_other_address(watched: Context, browser: Browser, forged: str) -> None:
+    configure(watched, "https://judge.example/v1#big")
+    answer = browser("admin").post("/monitor/model", data=SENT | {"judge": forged})
+    assert (answer.status_code, "that can judge" in answer.text) == (404, True)
+    assert stored(watched).judge is None
+
+
+def test_the_configured_judge_is_refused_where_there_is_none(watched: Context, browser: Browser) -> None:
+    answer = browser("admin").post("/monitor/model", data=SENT | {"judge": ":teacher"})
+    assert (answer.status_code, stored(watched).judge) == (404, None)
 
 
 def test_traffic_from_now_on_is_normal(watched: Context, browser: Browser) -> None:

@@ -45,6 +45,25 @@ def test_the_document_has_values_with_sources_and_figures_with_ends(luthier: Lut
     assert predicted["device"]["name"] == "cpu"
 
 
+def test_the_document_has_what_judges_behind_servers_cost(
+    luthier: Luthier, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "judges" not in luthier("plan", recipe, "--json").document
+    monkeypatch.setenv("LUTHIER_TEACHER_USD_PER_MILLION_PROMPT_TOKENS", "1000")
+    monkeypatch.setenv("LUTHIER_TEACHER_USD_PER_MILLION_NEW_TOKENS", "2000")
+    messages = [{"role": "user", "content": "Grade {{sample.output_text}}"}]
+    grader = {"type": "score_model", "name": "opinion", "model": "http://127.0.0.1:9/v1/#grader", "input": messages}
+    document = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+    document["objective"] = {"name": "grpo", "rewards": [{"grader": grader}], "num_generations": 2, "max_new_tokens": 4}
+    recipe.write_text(yaml.safe_dump(document), encoding="utf-8")
+    # Nothing is asked for a plan: no server is at this address.
+    (judge,) = luthier("plan", recipe, "--json").document["judges"]
+    assert judge["name"] == "http://127.0.0.1:9/v1#grader"
+    assert judge["num_calls"] == 6 * 8 * 2
+    for name in ("num_calls", "prompt_tokens", "new_tokens", "usd"):
+        assert 0 < judge[f"{name}_low"] < judge[name] <= judge[f"{name}_high"]
+
+
 def test_the_hash_is_the_same_on_whatever_device_and_at_whatever_price(luthier: Luthier, recipe: Path) -> None:
     hashes = {luthier("plan", recipe, "--json", *more).document["hash"] for more in ((), ("--on", "h100"), ("--spot",))}
     assert len(hashes) == 1
