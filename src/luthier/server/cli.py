@@ -93,7 +93,7 @@ def start(
         )
 
     # The umask first, so that all that is made from here on, by children too, is private.
-    with private_files(), stop_signals(notice) as stop_requested, open_context(home) as context:
+    with private_files(), stop_signals(notice) as stop_requested, open_context(home, holds_models=False) as context:
         serve(
             context,
             ServerRequest(host=host, port=port, num_workers=num_workers, shows_key=as_json or _is_read_by_a_person()),

@@ -15,7 +15,7 @@ from luthier.core.records.deployment import Deployment
 from luthier.features.model_cards.service import BaseView, find_base, list_bases
 from luthier.features.models import service as models
 from luthier.features.models.service import ModelView
-from luthier.features.models.uses import is_given_up, uses_of
+from luthier.features.models.uses import commands_using, is_given_up, refuse_used_by_commands, uses_of
 from luthier.features.serving.targets import served_share
 from luthier.platform.audit_log.service import record
 from luthier.platform.auth.service import list_projects, may_open_projects
@@ -49,17 +49,19 @@ class BaseUses:
         unfinished: Runs and jobs that train from it, are taught by it or graded by it, and have not ended.
         num_tuned: Finished runs whose result was trained over it. Their adapters cannot answer without it.
         num_exports: Exports that were made of the model itself. Their files stay.
+        commands: Commands at terminals that use the model now.
     """
 
     deployments: tuple[BaseUser, ...]
     unfinished: tuple[BaseUser, ...]
     num_tuned: int
     num_exports: int
+    commands: tuple[str, ...] = ()
 
     @property
     def is_needed(self) -> bool:
         """Whether the removal is refused."""
-        return bool(self.deployments or self.unfinished)
+        return bool(self.deployments or self.unfinished or self.commands)
 
 
 def may_remove_base(caller: Caller) -> bool:
@@ -118,6 +120,7 @@ def _uses(context: Context, base: BaseView) -> BaseUses:
         ),
         num_tuned=sum(status == "succeeded" for _, _, status in runs),
         num_exports=num_exports,
+        commands=commands_using(context, base.model.name, base.model.path),
     )
 
 
@@ -132,8 +135,8 @@ def remove_base(context: Context, caller: Caller, name: str) -> ModelView:
     Raises:
         NotAllowedError: The caller is no admin of the project that the server is set up in.
         NotFoundError: There is no base model of this name, or it is not on this machine.
-        ConflictError: A deployment answers with it, or a run that trains from it has not ended, or another process is
-            downloading it.
+        ConflictError: A deployment answers with it, or a run that trains from it has not ended, a command uses it, or
+            another process is downloading it.
     """
     base, uses = base_uses(context, caller, name)
     return _removed(context, caller, base, uses)
@@ -148,8 +151,8 @@ def remove_local_base(context: Context, name: str) -> ModelView:
 
     Raises:
         NotFoundError: It is not on this machine.
-        ConflictError: A deployment answers with it, a run that trains from it has not ended, or another process is
-            downloading it.
+        ConflictError: A deployment answers with it, a run that trains from it has not ended, a command uses it, or
+            another process is downloading it.
     """
     from luthier.ml.inference.models import catalog
 
@@ -176,6 +179,7 @@ def _removed(context: Context, caller: Caller, base: BaseView, uses: BaseUses) -
             expected="a base model that no run needs",
             do="wait until they have ended, cancel them, or delete them",
         )
+    refuse_used_by_commands(context, base.model.name, base.model.path)
     removed = models.remove_model(context, base.model.name)
     # Files first: if they cannot be removed, the log must not say that they were.
     with context.database.transaction():

@@ -88,6 +88,26 @@ def find_model(context: Context, name: str, caller: Caller = _LOCAL, *, takes_ex
         RequestError: The name is that of a deployment of an export, and none is taken, or of deployments of several
             projects, neither of which the command works in.
     """
+    found = find_unheld(context, name, caller, takes_exports=takes_exports)
+    if context.model_leases is not None:
+        model_id = None if found.tuned is None else found.tuned.model_id
+        context.model_leases.hold(name, found.name, found.run_id, model_id)
+    return found
+
+
+def find_unheld(context: Context, name: str, caller: Caller = _LOCAL, *, takes_exports: bool = True) -> ResolvedModel:
+    """As `find_model`, by who does not use the model: a command keeps none of it from removal.
+
+    Args:
+        context: The home.
+        name: Of any kind.
+        caller: Whose deployments and tuned models these are.
+        takes_exports: Whether a deployment may route to an export.
+
+    Raises:
+        NotFoundError: No model has the name.
+        RequestError: The name is that of a deployment that cannot be taken.
+    """
     # Not needed by a training, whose start would wait for it.
     from luthier.core.records.deployment import NAME
 
@@ -207,7 +227,7 @@ def nearest_deployment(named: Sequence[Deployment], project_ids: Sequence[str]) 
 def _of_deployment(context: Context, deployment: Deployment, *, takes_exports: bool) -> ResolvedModel:
     share = deployment.revision.main_share
     if share.folder is None:
-        target = find_model(context, share.target, Caller(project_id=deployment.project_id))
+        target = find_unheld(context, share.target, Caller(project_id=deployment.project_id))
     elif takes_exports:
         target = ResolvedModel(share.target, share.folder)
     else:

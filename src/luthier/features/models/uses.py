@@ -1,4 +1,4 @@
-"""Who still needs a model: runs that have not ended, and jobs of every kind, with all models that they name.
+"""Who still needs a model: runs that have not ended, jobs of every kind with all models that they name, and commands.
 
 A run is resumed with the very weights that it began with, so these must not be deleted before it has ended. Jobs look
 the names in their documents up when they begin or resume; `KindRules.models` says where each kind names models.
@@ -17,7 +17,13 @@ from luthier.core.ids import is_id
 from luthier.core.import_string import import_string
 from luthier.core.plan import Plan
 from luthier.core.text.counted import counted
-from luthier.features.models.names import find_model, nearest_deployment
+from luthier.features.models.names import (
+    ResolvedModel,
+    base_of_adapter,
+    find_unheld,
+    is_adapter_folder,
+    nearest_deployment,
+)
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.kinds import models_of
 from luthier.platform.jobs.named_models import BASE_MODEL, NamedModel, models_in
@@ -25,6 +31,7 @@ from luthier.platform.jobs.records import ENDED, OPEN, Job
 
 if TYPE_CHECKING:
     from luthier.core.records.deployment import Deployment
+    from luthier.platform.home.model_leases import LeasedModel
 
 _MAX_NAMED: Final = 3
 
@@ -58,9 +65,40 @@ def uses_of(context: Context, name: str, path: str | None = None) -> tuple[Use, 
         if is_open and _has(context.runs.plan(run_id), name, path):
             found.append(Use(run_id, project_id))
     for job in _waiting(context):
-        if job.run_id != name and any(_is_meant(context, job, asked, name) for asked in _named_models(context, job)):
+        asked = _named_models(context, job)
+        if job.run_id != name and any(_is_meant(context, job, one, name, path) for one in asked):
             found.append(Use(job.run_id or job.job_id, job.project_id))
     return tuple(found)
+
+
+def commands_using(context: Context, name: str, path: str | None = None) -> tuple[str, ...]:
+    """The commands at terminals that use a model now, such as `luthier eval (process 4711)`.
+
+    Args:
+        context: The home.
+        name: As for `uses_of`.
+        path: The folder of a base model.
+    """
+    from luthier.platform.home.model_leases import leased_models
+
+    found = (one for one in leased_models(context.settings.model_leases_folder) if _is_leased(context, one, name, path))
+    return tuple(dict.fromkeys(f"{one.command} (process {one.process_id})" for one in found))
+
+
+def refuse_used_by_commands(context: Context, name: str, path: str | None = None) -> None:
+    """Raise ConflictError where a command at a terminal uses a model that is to be deleted.
+
+    Args:
+        context: The home.
+        name: As for `uses_of`.
+        path: The folder of a base model.
+    """
+    if commands := commands_using(context, name, path):
+        raise ConflictError(
+            f"{name} is in use by {', '.join(commands[:_MAX_NAMED])}",
+            expected="a model that no command uses",
+            do="wait until the command has ended, or stop it",
+        )
 
 
 def uses_of_deployment(context: Context, deployment: Deployment) -> tuple[Use, ...]:
@@ -117,6 +155,7 @@ def refuse_in_use(context: Context, caller: Caller, name: str) -> None:
         caller: Who wants to delete it: ids of other projects are not shown.
         name: As for `uses_of`.
     """
+    refuse_used_by_commands(context, name)
     uses = uses_of(context, name)
     if not uses:
         return
@@ -168,18 +207,62 @@ def _has(plan: Plan, name: str, path: str | None) -> bool:
     places = [place for one in asked for place in (one.path, one.adapter_path) if place is not None]
     places.append(plan.base_model.path)
     # By their places: checkpoints of a run, and whole models in its folder, go by other names.
-    return path in places or any(name in Path(place).parts for place in places)
+    is_there = path is not None and any(Path(place).resolve() == Path(path).resolve() for place in places)
+    return is_there or any(name in Path(place).parts for place in places)
 
 
-def _is_meant(context: Context, job: Job, asked: NamedModel, name: str) -> bool:
+def _is_meant(context: Context, job: Job, asked: NamedModel, name: str, path: str | None) -> bool:
     # Names in rows of a batch are not checked when it is created: there, only what the project may ask counts.
     if asked.name == name and asked.look_up != "project":
         return True
     try:
-        found = find_model(context, asked.name, Caller(project_id=job.project_id))
+        found = find_unheld(context, asked.name, Caller(project_id=job.project_id))
     except LuthierError:
         return False  # a name that means nothing keeps nothing
-    if name in (found.run_id, found.name, asked.name):
+    return _is_of(context, found, name, path, is_path=asked.look_up != "project")
+
+
+def _is_leased(context: Context, leased: LeasedModel, name: str, path: str | None) -> bool:
+    found = ResolvedModel(leased.asked, leased.name, leased.run_id)
+    return name == leased.model_id or _is_of(context, found, name, path, is_path=True)
+
+
+def _is_of(context: Context, found: ResolvedModel, name: str, path: str | None, *, is_path: bool) -> bool:
+    """Whether a model is the one of a name, was made by it, or is an adapter over it.
+
+    Args:
+        context: The home.
+        found: What is needed.
+        name: What is to be deleted: a run, a tuned model or a base model.
+        path: The folder of a base model.
+        is_path: Whether the name of what is needed may be a path.
+    """
+    if name in (found.run_id, found.name, found.asked):
         return True
-    of_run = {} if found.run_id is None else context.runs.some([found.run_id])
-    return any(record.base_model == name for record in of_run.values())
+    if found.run_id is not None:
+        of_run = context.runs.some([found.run_id])
+        return any(record.base_model == name for record in of_run.values())
+    return is_path and _is_at(context, found.name, name, path)
+
+
+def _is_at(context: Context, given: str, name: str, path: str | None) -> bool:
+    """Whether a path, or another spelling of a base model, leads to what is to be deleted."""
+    # Brings the catalogue, which most jobs do not need.
+    from luthier.ml.inference.models import catalog
+
+    try:
+        asked = catalog.parse(given)
+        if asked.source == "layers":  # made of the teacher's weights
+            return asked.teacher == name or _is_at(context, asked.teacher, name, path)
+        if asked.source == "folder" and is_adapter_folder(Path(asked.text)):
+            _, base = base_of_adapter(context, Path(asked.text))
+            return base is not None and (base.name == name or base.path == path)
+        if asked.text == name:
+            return True
+    except LuthierError:
+        return False
+    # Resolved on both sides: a folder has several spellings, by links and relative to the current one.
+    kept = [Path(path).resolve()] if path is not None else []
+    if is_id(name, "run"):
+        kept.append(context.settings.run_folder(name).resolve())
+    return asked.file is not None and any(asked.file.is_relative_to(place) for place in kept)

@@ -118,7 +118,11 @@ def worker(
 
     take_given_key()  # it is for `luthier server prepare` alone: no job may see it
     # Rows and weights written by a worker are readable only by its user.
-    with private_files(), open_context(home) as context, stop_signals(notice) as stop_requested:
+    with (
+        private_files(),
+        open_context(home, holds_models=False) as context,
+        stop_signals(notice) as stop_requested,
+    ):
         # One worker per machine by default: the same name takes back its jobs after a crash.
         name = name or platform.node()
         tell = teller(context.settings.log_format, name)

@@ -27,13 +27,14 @@ class WebhookRequest(BaseModel):
 
 
 class WebhookView(BaseModel):
-    """A webhook as clients see it."""
+    """A webhook as clients see it. problem: why no message can be sent to it until it is made again; mostly None."""
 
     id: str
     object: Literal["webhook"] = "webhook"
     url: str
     events: list[EventType]
     created_at: int
+    problem: str | None = None
 
 
 class NewWebhookView(WebhookView):
@@ -118,6 +119,7 @@ def _view(webhook: Webhook) -> WebhookView:
         url=webhook.url,
         events=list(webhook.event_types),
         created_at=int(webhook.created_at),
+        problem=webhook.problem,
     )
 
 

@@ -302,19 +302,27 @@ def refuse_beside_resume(context: typer.Context) -> None:
         )
 
 
-def open_context(home: Path | None, *, checkpoints: str | None = None, allow_unsigned: bool = False) -> Context:
+_COMMAND: Final = re.compile(r"[a-z][a-z-]{0,30}")
+
+
+def open_context(
+    home: Path | None, *, checkpoints: str | None = None, allow_unsigned: bool = False, holds_models: bool = True
+) -> Context:
     """The context that a command works in; use it in a `with` block.
 
     Args:
         home: The folder; None takes that of the environment.
         checkpoints: Where checkpoints are uploaded to; None takes the place of the environment.
         allow_unsigned: Whether uploads without a signature are used although there is a key.
+        holds_models: Whether models that the command looks up by name are kept from removal until it has ended. Not for
+            a server or a worker: the models that their jobs need are in the database.
 
     Raises:
         RequestError: The home cannot be used.
     """
     from luthier.platform.cli.progress import make_progress
     from luthier.platform.home.context import Context
+    from luthier.platform.home.model_leases import ModelLeases
 
     context = Context.open(home, progress=make_progress())
     if checkpoints is not None:
@@ -324,6 +332,10 @@ def open_context(home: Path | None, *, checkpoints: str | None = None, allow_uns
         context.settings = context.settings.model_copy(update={"checkpoints": SecretStr(checkpoints)})
     if allow_unsigned:
         context.settings = context.settings.model_copy(update={"checkpoint_allow_unsigned": True})
+    if holds_models:
+        # The first word alone: later ones may be secret. A person finds the process by its number.
+        word = next((word for word in sys.argv[1:2] if _COMMAND.fullmatch(word)), "")
+        context.model_leases = ModelLeases(context.settings.model_leases_folder, f"luthier {word}".strip())
     return context
 
 

@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from luthier.platform.files.artifacts import ArtifactStore
     from luthier.platform.files.store import FileStore
     from luthier.platform.files.uploads_store import UploadStore
+    from luthier.platform.home.model_leases import ModelLeases
     from luthier.platform.http.idempotency import IdempotencyStore
     from luthier.platform.jobs.events import JobEventStore
     from luthier.platform.jobs.store import JobStore
@@ -193,6 +194,7 @@ class Context:
         self.only: Mapping[str, Served] | None = None  # where a server is for these models alone, by name
         self.stored_answers: AnswerFile | None = None  # where a job that evaluates stores answers as they come
         self.owner_project_id: str | None = None  # whose runs are begun here, where they have no job of their own
+        self.model_leases: ModelLeases | None = None  # where a command keeps the models that it uses from removal
         self.cache_project_id = DEFAULT_PROJECT  # whose stored generations are found and kept here
         # Called before each stage and trial; raises NotAllowedError where who started a job may no longer do it.
         self.check_access: Callable[[], None] = lambda: None
@@ -352,6 +354,8 @@ class Context:
             self.late_charges.close()
         if "database" in self.__dict__:
             self.database.close()
+        if self.model_leases is not None:
+            self.model_leases.close()
 
     def __enter__(self) -> Self:
         return self

@@ -359,6 +359,11 @@ class Settings(BaseSettings):
         return self.home / "models"
 
     @property
+    def model_leases_folder(self) -> Path:
+        """Which models commands at a terminal use now, one file a process."""
+        return self.home / "cache" / "model_leases"
+
+    @property
     def runs_folder(self) -> Path:
         """Runs, one folder each: checkpoints, adapter, report."""
         return self.home / "runs"

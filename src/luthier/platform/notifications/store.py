@@ -9,6 +9,7 @@ before it could record it is sent again, with the same id.
 from __future__ import annotations
 
 import json
+import logging
 import secrets
 from collections.abc import Sequence
 from typing import Any, Final, Literal, get_args
@@ -23,6 +24,8 @@ from luthier.platform.db.tables import jobs, webhook_deliveries, webhooks
 from luthier.platform.jobs.kinds import KINDS
 from luthier.platform.jobs.records import ENDED, Job
 from luthier.platform.jobs.rows import job_of
+
+log = logging.getLogger("luthier.webhooks")
 
 EventType = Literal[
     "fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled",
@@ -44,6 +47,7 @@ class Webhook(FrozenModel):
         url: Where messages go.
         event_types: The events that it gets.
         created_at: Seconds since 1970 by the database's clock.
+        problem: Why no message can be sent to it until it is made again; None where all is well.
     """
 
     webhook_id: str
@@ -51,6 +55,7 @@ class Webhook(FrozenModel):
     url: str
     event_types: tuple[EventType, ...]
     created_at: float = 0.0
+    problem: str | None = None
 
 
 class Delivery(FrozenModel):
@@ -130,6 +135,12 @@ class WebhookStore(Store):
     def get(self, webhook_id: str, project_id: str) -> Webhook:
         """One webhook."""
         return self._get(_WEBHOOKS, webhook_id, project_id=project_id)
+
+    def signing_secrets(self, project_id: str) -> dict[str, str]:
+        """What the messages of each webhook of a project are signed with, by its id."""
+        columns = select(webhooks.c.webhook_id, webhooks.c.secret).where(webhooks.c.project_id == project_id)
+        with self._database.read() as connection:
+            return {row.webhook_id: row.secret for row in connection.execute(columns)}
 
     def remove(self, webhook_id: str, project_id: str) -> Webhook:
         """Remove a webhook with its undelivered messages."""
@@ -300,10 +311,7 @@ def _messages(
     made = []
     for row in rows:
         of_project = [hook for hook in hooks if hook["project_id"] == row["project_id"]]
-        rules = KINDS[row["kind"]]
-        if not of_project or not rules.ended_event:
-            continue
-        found = import_string(rules.ended_event)(connection, job_of(row))
+        found = _ended_event(connection, row) if of_project else None
         if found is None:
             continue
         event_type, subject_id = found
@@ -312,6 +320,17 @@ def _messages(
             if event_type in hook["event_types"].split():
                 made.append(_message(hook["webhook_id"], event, now))
     return made
+
+
+def _ended_event(connection: Connection, row: RowMapping) -> tuple[str, str] | None:
+    try:
+        rules = KINDS[row["kind"]]
+        return import_string(rules.ended_event)(connection, job_of(row)) if rules.ended_event else None
+    except (AttributeError, LookupError, TypeError, ValueError):
+        # A row that cannot be read, such as one of a newer version: the ends of all other jobs are announced still.
+        # Errors of the database pass: after them this transaction cannot go on.
+        log.exception("the end of job %s cannot be announced to webhooks", row["job_id"])
+        return None
 
 
 def _event(event_type: str, data: dict[str, Any], at: float) -> str:

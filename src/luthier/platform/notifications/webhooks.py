@@ -7,6 +7,7 @@ OpenAI's client library checks, too.
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import hmac
 import logging
@@ -20,7 +21,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from luthier.core.access import Caller
-from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError
+from luthier.core.errors import ConflictError, LuthierError, NotFoundError, RequestError, WorkError
 from luthier.core.ids import is_id, new_id
 from luthier.core.system.process_setup import start_daemon
 from luthier.platform.audit_log.service import record
@@ -71,7 +72,10 @@ def create_webhook(
 
 def list_webhooks(context: Context, project_id: str) -> list[Webhook]:
     """The webhooks of a project, newest first."""
-    return context.webhooks.of_project(project_id)
+    with context.database.snapshot():
+        found = context.webhooks.of_project(project_id)
+        secrets_by_id = context.webhooks.signing_secrets(project_id)
+    return [_with_problem(one, secrets_by_id.get(one.webhook_id)) for one in found]
 
 
 def show_webhook(context: Context, project_id: str, webhook_id: str) -> Webhook:
@@ -80,7 +84,9 @@ def show_webhook(context: Context, project_id: str, webhook_id: str) -> Webhook:
     Raises:
         NotFoundError: The project has no such webhook.
     """
-    return context.webhooks.get(_known(webhook_id), project_id)
+    with context.database.snapshot():
+        found = context.webhooks.get(_known(webhook_id), project_id)
+        return _with_problem(found, context.webhooks.signing_secrets(project_id).get(webhook_id))
 
 
 def remove_webhook(context: Context, caller: Caller, webhook_id: str) -> Webhook:
@@ -122,11 +128,36 @@ def sign(secret: str, message_id: str, timestamp: int, body: str) -> str:
         message_id: Of the message.
         timestamp: In seconds since 1970.
         body: As it is sent.
+
+    Raises:
+        WorkError: The secret cannot be decoded.
     """
-    # Standard Webhooks: the key of the HMAC is what the base64 behind the prefix decodes to, not its text.
-    key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX))
     signed = f"{message_id}.{timestamp}.{body}".encode()
-    return "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()
+    return "v1," + base64.b64encode(hmac.new(_signing_key(secret), signed, hashlib.sha256).digest()).decode()
+
+
+def _signing_key(secret: str) -> bytes:
+    """Standard Webhooks: the key of the HMAC is what the base64 behind the prefix decodes to, not its text."""
+    try:
+        # validate: without it characters outside of base64 are dropped, and a damaged secret gives some other key.
+        key = base64.b64decode(secret.removeprefix(_SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not key:
+        raise WorkError(
+            "the stored secret of the webhook cannot be decoded, so no message can be signed",
+            expected="whsec_ and base64 behind it, as Luthier stored it",
+            do="remove the webhook, create it again and give the new secret to its receiver",
+        )
+    return key
+
+
+def _with_problem(webhook: Webhook, secret: str | None) -> Webhook:
+    try:
+        _signing_key(secret or "")
+    except WorkError as error:
+        return webhook.model_copy(update={"problem": f"{error.came}: {error.do}"})
+    return webhook
 
 
 def may_reach_private(context: Context) -> bool:
@@ -203,6 +234,7 @@ FIRST_WAIT_SECONDS: Final = 5.0
 LONGEST_WAIT_SECONDS: Final = 12 * 3600.0
 GIVE_UP_SECONDS: Final = 3 * 24 * 3600.0
 _GONE: Final = 410
+_MOST_ANSWER_CHARACTERS: Final = 300
 
 
 class WebhookSender:
@@ -239,26 +271,29 @@ def send_due(context: Context, pool: ThreadPoolExecutor) -> int:
     """Announce what has ended and send what is due; returns how many messages were tried."""
     context.webhooks.announce()
     due = context.webhooks.claim(limit=_NUM_AT_ONCE, lease_seconds=_LEASE_SECONDS)
-    # list() waits for all of them and raises what one of them raised.
+    # list() waits for all of them and raises what one of them raised: only the database can, see `deliver`.
     list(pool.map(lambda one: deliver(context, one), due))
     return len(due)
 
 
 def deliver(context: Context, due: DueDelivery) -> None:
-    """Try a message once and write down how it went: 2xx is done, 410 ends the webhook, all else is tried again."""
-    # The wall clock of this machine: receivers compare the time with theirs, to refuse messages that are replayed.
-    taken, timestamp = due.delivery, int(time.time())
-    headers = {
-        "content-type": "application/json",
-        "user-agent": "luthier-webhooks",
-        "webhook-id": taken.message_id,
-        "webhook-timestamp": str(timestamp),
-        "webhook-signature": sign(due.secret, taken.message_id, timestamp, taken.body),
-    }
+    """Try a message once and write down how it went: 2xx is done, 410 ends the webhook, all else is tried again.
+
+    A message whose secret cannot be decoded has failed at once: no later attempt can sign it. Every other error of one
+    message counts as an attempt of this message, so that it never holds up the others.
+    """
+    taken = due.delivery
     try:
-        status = post(due.url, headers, taken.body.encode(), may_reach_private=may_reach_private(context))
+        status = _send(context, due)
+    except WorkError as error:
+        log.warning("message %s to %s has failed: %s", taken.message_id, taken.webhook_id, error.came)
+        context.webhooks.settle(taken, "failed", f"{error.came}: {error.do}")
+        return
     except UnreachableError as error:
         answer, status = str(error), 0
+    except Exception as error:
+        log.exception("message %s to %s met an unexpected error", taken.message_id, taken.webhook_id)
+        answer, status = f"unexpected error: {type(error).__name__}: {error}"[:_MOST_ANSWER_CHARACTERS], 0
     else:
         answer = f"HTTP {status}"
     if status == _GONE:
@@ -274,6 +309,19 @@ def deliver(context: Context, due: DueDelivery) -> None:
             context.webhooks.settle(taken, "failed", answer)
         else:
             context.webhooks.settle(taken, "pending", answer, wait_seconds=wait)
+
+
+def _send(context: Context, due: DueDelivery) -> int:
+    # The wall clock of this machine: receivers compare the time with theirs, to refuse messages that are replayed.
+    taken, timestamp = due.delivery, int(time.time())
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "luthier-webhooks",
+        "webhook-id": taken.message_id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(due.secret, taken.message_id, timestamp, taken.body),
+    }
+    return post(due.url, headers, taken.body.encode(), may_reach_private=may_reach_private(context))
 
 
 def wait_seconds(num_attempts: int) -> float:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ import pytest
 from luthier.core.access import Caller
 from luthier.core.errors import ConflictError
 from luthier.core.plan import Plan, TeacherPlan
+from luthier.core.ports import SilentProgress
 from luthier.core.workflows.pipeline import Pipeline, Stage
 from luthier.features.batches import service as batches
 from luthier.features.batches.input_file import models_of_file
@@ -18,10 +23,13 @@ from luthier.features.batches.records import BatchRequest
 from luthier.features.deployments import service as deployments
 from luthier.features.evals_api import service as evals
 from luthier.features.evals_api.records import EvalRequest, RunRequest
+from luthier.features.model_browser.removal import base_uses, remove_local_base
+from luthier.features.model_cards.service import list_bases
 from luthier.features.models.store import TunedModel
-from luthier.features.models.uses import uses_of, uses_of_deployment
+from luthier.features.models.uses import commands_using, uses_of, uses_of_deployment
 from luthier.features.runs.changes import delete_run
 from luthier.features.serving.models import delete_model
+from luthier.ml.inference.models import sources
 from luthier.platform.auth.service import create_project
 from luthier.platform.files import service as files
 from luthier.platform.home.context import Context
@@ -375,3 +383,104 @@ def test_a_batch_keeps_nothing_that_its_project_may_not_ask(context: Context) ->
     batch_of(context, [name, "support"], stranger)
     assert delete_run(context, OWN, run_id, with_models=True).run_id == run_id
     assert deployments.remove(context, OWN, "support").name == "support"
+
+
+@contextmanager
+def command_that_uses(context: Context, *names: str) -> Iterator[int]:
+    """Another process that looks models up as a command does, until the block ends; its process id."""
+    script = """
+import sys
+from pathlib import Path
+from luthier.features.models.names import find_model
+from luthier.platform.cli.command import open_context
+
+sys.argv[0] = "luthier"
+names, sys.argv[1:] = sys.argv[2:], ["eval"]
+with open_context(Path(HOME)) as context:
+    for name in names:
+        find_model(context, name)
+    print("held", flush=True)
+    sys.stdin.read()
+""".replace("HOME", repr(str(context.home)))
+    command = [sys.executable, "-c", script, "eval", *names]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "held\n"
+        yield process.pid
+        process.stdin.close()
+
+
+def test_models_that_a_command_uses_are_kept_until_it_has_ended(context: Context, tiny_model: Path) -> None:
+    run_id, name, other = add_run(context, "a"), "ft:tiny:default::abc", add_run(context, "b")
+    context.tuned_models.add(tuned(run_id, name))
+    deploy(context, "support", "c")
+    routed = context.deployments.get("default", "support").revision.main_share.target
+    with command_that_uses(context, name, "support", str(tiny_model)) as process_id:
+        with pytest.raises(ConflictError, match=rf"{name} is in use by luthier eval \(process {process_id}\)"):
+            delete_model(context, OWN, name)
+        with pytest.raises(ConflictError, match=rf"{run_id} is in use by luthier eval"):
+            delete_run(context, OWN, run_id, with_models=True)
+        # A name is not what it routes to: the weights are kept, the deployment is not.
+        deployments.remove(context, OWN, "support")
+        with pytest.raises(ConflictError, match=rf"{routed} is in use by luthier eval"):
+            delete_run(context, OWN, routed)
+        assert len(commands_using(context, "tiny")) == 1, "the base model under the adapters is in use, too"
+        assert len(commands_using(context, str(tiny_model))) == 1
+        assert commands_using(context, "another") == ()
+        assert delete_run(context, OWN, other).run_id == other
+    assert commands_using(context, "tiny") == ()
+    assert delete_model(context, OWN, name).model_id == name
+    assert delete_run(context, OWN, run_id).run_id == run_id
+
+
+def test_a_base_model_that_a_command_uses_by_another_path_is_kept(context: Context, tiny_model: Path) -> None:
+    sources.pull(str(tiny_model), context.home, SilentProgress())
+    link = context.home / "a-link"
+    link.symlink_to(tiny_model)
+    with command_that_uses(context, str(link)):
+        with pytest.raises(ConflictError, match="is in use by luthier eval"):
+            remove_local_base(context, str(tiny_model))
+        base = next(one for one in list_bases(context) if one.model.path == str(tiny_model))
+        _, uses = base_uses(context, OWN.model_copy(update={"scopes": ("admin",)}), base.name)
+        assert uses.is_needed
+        assert len(uses.commands) == 1
+    assert remove_local_base(context, str(tiny_model)).path == str(tiny_model)
+
+
+@pytest.mark.parametrize("spelling", ["as it is", "by a link", "relative", "over it", "layers"])
+def test_a_base_model_that_a_waiting_job_names_by_its_path_is_kept(
+    context: Context, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str
+) -> None:
+    sources.pull(str(tiny_model), context.home, SilentProgress())
+    (tmp_path / "a-link").symlink_to(tiny_model)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_model)}))
+    monkeypatch.chdir(tiny_model.parent)
+    named = {
+        "as it is": str(tiny_model),
+        "by a link": str(tmp_path / "a-link"),
+        "relative": f"./{tiny_model.name}",
+        "over it": str(tmp_path / "adapter"),
+        "layers": f"layers:1@{tmp_path / 'a-link'}",
+    }[spelling]
+    context.jobs.submit(Job(job_id="job-1", kind="train", document={"recipe": {"base_model": named}}, run_id=WAITING))
+    with pytest.raises(ConflictError, match="runs that have not ended"):
+        remove_local_base(context, str(tiny_model))
+    assert uses_of(context, "another", "/models/another") == ()
+    context.jobs.ask("job-1", "cancel")
+    assert remove_local_base(context, str(tiny_model)).path == str(tiny_model)
+
+
+def test_a_run_whose_folder_a_waiting_job_names_is_kept(context: Context) -> None:
+    judge, other = add_run(context, "a"), add_run(context, "b")
+    folder = context.settings.run_folder(judge) / "merged" / "model"
+    folder.mkdir(parents=True)
+    context.jobs.submit(
+        Job(job_id="job-1", kind="train", document={"recipe": {"base_model": str(folder)}}, run_id=WAITING)
+    )
+    with pytest.raises(ConflictError, match=WAITING):
+        delete_run(context, OWN, judge)
+    assert delete_run(context, OWN, other).run_id == other
+    context.jobs.ask("job-1", "cancel")
+    assert delete_run(context, OWN, judge).run_id == judge

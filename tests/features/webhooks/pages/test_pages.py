@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import update
 from tests.fixtures.pages import shown
 
 from luthier.core.access import Caller
 from luthier.platform.auth.service import create_project
+from luthier.platform.db.tables import webhooks
 from luthier.platform.home.context import Context
 from luthier.platform.notifications.webhooks import create_webhook, list_deliveries, list_webhooks
 
@@ -87,3 +89,18 @@ def test_one_of_another_project_is_not_there(home: Context, browser: Browser) ->
     assert one.post(f"{place}/remove").status_code == 404
     assert one.get(f"{ADDRESS}/whatever").status_code == 404
     assert one.get(f"{ADDRESS}/what%00ever").status_code == 422
+
+
+def test_a_damaged_secret_is_shown_in_the_list_and_on_the_page(home: Context, browser: Browser) -> None:
+    made, _ = create_webhook(home, Caller(), URL)
+    one = browser("read")
+    places = (ADDRESS, f"{ADDRESS}/{made.webhook_id}")
+    for place in places:
+        assert "cannot be sent" not in one.get(place).text
+    with home.database.write() as connection:
+        connection.execute(update(webhooks).values(secret="whsec_abc"))
+    for place in places:
+        text = one.get(place).text
+        assert "cannot be sent" in text
+        assert "the stored secret of the webhook cannot be decoded" in text
+    assert "lässt sich nicht dekodieren" in one.get(ADDRESS, headers={"accept-language": "de"}).text

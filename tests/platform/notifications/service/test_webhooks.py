@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -21,6 +22,7 @@ from tests.vacuous import nonempty
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, NotFoundError, RequestError
 from luthier.platform.db.tables import webhook_deliveries
+from luthier.platform.db.tables import webhooks as webhook_table
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.platform.jobs.records import Job
@@ -365,3 +367,63 @@ def test_a_webhook_changes_with_its_entry_in_the_audit_log_or_not_at_all(
     assert webhooks.list_webhooks(context, DEFAULT_PROJECT) == [kept]
     webhooks.remove_webhook(context, Caller(), kept.webhook_id)
     assert [one.action for one in context.audit_log.newest(limit=9)] == ["webhook.removed", "webhook.created"]
+
+
+def break_secret(context: Context, webhook_id: str, secret: str) -> None:
+    with context.database.write() as connection:
+        connection.execute(update(webhook_table).where(webhook_table.c.webhook_id == webhook_id).values(secret=secret))
+
+
+@pytest.mark.parametrize("secret", ["whsec_abc", "whsec_", "", "whsec_ä", "whsec_!!!!AAAA"])
+def test_a_secret_that_cannot_be_decoded_fails_its_own_message_alone(
+    context: Context, receiver: Receiver, secret: str
+) -> None:
+    bad, _ = webhooks.create_webhook(context, Caller(), receiver.url)
+    good, _ = webhooks.create_webhook(context, Caller(), receiver.url)
+    break_secret(context, bad.webhook_id, secret)
+    end_a_job(context)
+    assert send(context) == 2
+    assert told(context, good.webhook_id) == ("delivered", 1, "HTTP 200")
+    status, num_attempts, answer = told(context, bad.webhook_id)
+    assert (status, num_attempts) == ("failed", 1)
+    assert answer is not None
+    assert "the stored secret of the webhook cannot be decoded" in answer
+    assert "create it again" in answer
+    assert len(receiver.received) == 1
+    be_due(context)
+    assert send(context) == 0, "no later attempt can sign it"
+
+
+def test_a_secret_that_cannot_be_decoded_is_shown_where_webhooks_are_listed(context: Context) -> None:
+    bad, secret = webhooks.create_webhook(context, Caller(), "https://a.example/")
+    good, _ = webhooks.create_webhook(context, Caller(), "https://b.example/")
+    break_secret(context, bad.webhook_id, secret[:-2])
+    problems = {one.webhook_id: one.problem for one in webhooks.list_webhooks(context, DEFAULT_PROJECT)}
+    assert problems[good.webhook_id] is None
+    problem = problems[bad.webhook_id]
+    assert problem is not None
+    assert "cannot be decoded" in problem
+    assert secret[:-2] not in problem
+    assert webhooks.show_webhook(context, DEFAULT_PROJECT, bad.webhook_id).problem == problem
+
+
+def test_an_unexpected_error_counts_as_an_attempt_of_its_message_alone(
+    context: Context, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, _ = webhooks.create_webhook(context, Caller(), "https://odd.example/")
+    good, _ = webhooks.create_webhook(context, Caller(), receiver.url)
+
+    def post(url: str, *args: Any, **options: Any) -> int:
+        if "odd.example" in url:
+            raise RuntimeError("something odd")
+        return outgoing.post(url, *args, **options)
+
+    monkeypatch.setattr(webhook_sender, "post", post)
+    end_a_job(context)
+    assert send(context) == 2
+    assert told(context, good.webhook_id) == ("delivered", 1, "HTTP 200")
+    assert told(context, bad.webhook_id) == ("pending", 1, "unexpected error: RuntimeError: something odd")
+    assert send(context) == 0, "not before its time"
+    be_due(context, created_at=time.time() - webhook_sender.GIVE_UP_SECONDS)
+    send(context)
+    assert told(context, bad.webhook_id)[:2] == ("failed", 2)

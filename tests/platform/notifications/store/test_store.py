@@ -13,7 +13,7 @@ from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.errors import NotFoundError
 from luthier.platform.auth.store import AccessStore
 from luthier.platform.db.database import Database
-from luthier.platform.db.tables import webhook_deliveries
+from luthier.platform.db.tables import jobs, webhook_deliveries
 from luthier.platform.jobs.records import Job
 from luthier.platform.jobs.store import JobStore
 from luthier.platform.notifications.store import EVENT_TYPES, EventType, Webhook, WebhookStore
@@ -161,3 +161,17 @@ def test_kinds_of_jobs_whose_end_is_no_event_are_not_told(hooks: WebhookStore, q
         queue.ask(kind, "cancel")
     assert hooks.announce() == 2
     assert hooks.claim(limit=10, lease_seconds=60) == []
+
+
+def test_a_job_that_cannot_be_read_stops_no_other_message(
+    hooks: WebhookStore, queue: JobStore, database: Database
+) -> None:
+    add(hooks, "a")
+    for name in ("odd", "plain"):
+        end(queue, name)
+    with database.write() as connection:
+        connection.execute(update(jobs).where(jobs.c.job_id == "odd").values(kind="of-a-newer-version"))
+    assert hooks.announce() == 2
+    (due,) = hooks.claim(limit=10, lease_seconds=60)
+    assert json.loads(due.delivery.body)["data"] == {"id": "plain"}
+    assert hooks.announce() == 0
