@@ -105,7 +105,7 @@ def test_a_firm_with_several_addresses_is_found_by_its_domain(tmp_path: Path) ->
 
 def test_a_text_of_megabytes_is_left_out_and_counted(tmp_path: Path) -> None:
     question, answer, _ = _thread()
-    question.set_content("x\n" * (3 << 20))
+    question.set_content(("x" * 70 + "\n") * ((5 << 20) // 70))
     with pytest.raises(DataError, match=r"mails with a text of more than 4 MiB: 1"):
         _rows(_archive(tmp_path, question, answer), _SHOP)
 

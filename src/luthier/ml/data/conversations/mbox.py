@@ -36,7 +36,8 @@ _PIECE_BYTES: Final = 1 << 20
 # The line above each mail has the date as asctime writes it. A sentence "From the shop ..." after a blank line in a
 # mail whose program has not quoted it would otherwise cut the mail.
 _FROM_LINE: Final = re.compile(rb"^From .*\b(Mon|Tue|Wed|Thu|Fri|Sat|Sun)\b.*\d\d:\d\d.*\d{4}")
-_QUOTED_FROM: Final = re.compile(rb"^>+From ")
+# It begins with what it looks for, not with where a line begins: all other bytes are passed over at once.
+_QUOTED_FROM: Final = re.compile(rb">(?<![^\r\n]>)(>*From )")
 _MESSAGE_ID: Final = re.compile(r"<[^<>\s]+>")
 _PASSED_ON: Final = re.compile(r"\s*(fwd?|wg|tr|rv|i)\s*:", re.IGNORECASE)
 """How the subject of a mail begins that was passed on. Outlook gives it references, too."""
@@ -94,7 +95,7 @@ def mail_spans(file: IO[bytes]) -> Iterator[tuple[int, int]]:
 
 def unquoted(data: bytes) -> bytes:
     """The bytes of a mail, without the `>` that archives write before lines that begin with `From `."""
-    return b"".join(line[1:] if _QUOTED_FROM.match(line) else line for line in data.splitlines(keepends=True))
+    return _QUOTED_FROM.sub(rb"\1", data)
 
 
 def write_mails(path: Path, folder: Path) -> tuple[list[Path], int]:
