@@ -433,6 +433,7 @@ def _judge(
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
         num_rows=every.judged.systems[-1].num_samples,
+        num_rows_in_file=len(held_out.examples),
         systems=heads.with_figures(every.judged.systems, examples),
         comparisons=every.judged.comparisons,
         verdict=with_learning_curve(
