@@ -384,8 +384,7 @@ def _judge(
     heads: JudgedHeads | None = None,
     shown: Prompted = NOT_PROMPTED,
 ) -> Evaluation:
-    """Open each engine once, evaluate, and put the verdict into words; arguments that are not listed are as for
-    `evaluate`.
+    """Open each engine once, evaluate, and put the verdict into words; other arguments are as for `evaluate`.
 
     Args:
         candidates: the systems, the evaluated one last.
