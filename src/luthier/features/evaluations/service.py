@@ -416,11 +416,8 @@ def _judge(
     with closing(EnginePool(heads.open, heads.over_base)) as pool:
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
-        kl, why_not = (
-            (None, ())
-            if searches or not measures_kl
-            else measure_kl(pool, every.candidates, every.by_candidate, context.progress)
-        )
+        no_kl = searches or not measures_kl
+        kl, why_not = (None, ()) if no_kl else measure_kl(pool, every.candidates, every.by_candidate, context.progress)
     counted = [one for one in every.judged.comparisons if one.baseline not in beside]  # the others are stored and shown
     ends = (candidates[0].name, candidates[-1].name)
     words, by_source = _verdict(every, ends, counted, metrics, rows, held_out, people, confidence)

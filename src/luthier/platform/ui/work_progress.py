@@ -54,8 +54,8 @@ class Stage:
     @property
     def words(self) -> str:
         """`Writing rows: 3 of 10 rows`, without the total where it is not known, and without a number of nothing."""
-        if self.shown_total:
-            return f"{self.heading}: {self.done:,.0f} of {self.shown_total:,.0f} {_counted_unit(self.unit, self.shown_total)}".rstrip()
+        if total := self.shown_total:
+            return f"{self.heading}: {self.done:,.0f} of {total:,.0f} {_counted_unit(self.unit, total)}".rstrip()
         if self.done:
             return f"{self.heading}: {self.done:,.0f} {_counted_unit(self.unit, self.done)}".rstrip()
         return self.heading
