@@ -453,6 +453,7 @@ class Evaluation(FrozenModel):
         held_out_file: the file of held-out rows.
         held_out_sha256: its digest.
         num_rows: rows that were evaluated.
+        num_rows_in_file: held-out rows that could have been; None in evaluations of before it was recorded.
         systems: what was evaluated.
         comparisons: pairs of systems on the same rows.
         verdict: the answer; None where there was nothing to compare.
@@ -475,6 +476,7 @@ class Evaluation(FrozenModel):
     held_out_file: str
     held_out_sha256: str
     num_rows: int
+    num_rows_in_file: int | None = None
     systems: tuple[SystemResult, ...]
     comparisons: tuple[Comparison, ...]
     verdict: Verdict | None = None

@@ -299,3 +299,40 @@ def test_the_tuned_model_is_recommended_only_where_it_is_better_than_all(
     else:
         assert found.system != "tuned"
     assert recommend(evaluation) == found
+
+
+OPEN_CASE, NEAR_BAR = "ahead, but not settled", "better, the interval begins below the bar"
+
+
+@pytest.mark.parametrize(
+    ("case", "num_in_file", "ending"),
+    [
+        (OPEN_CASE, 184, "84 held-out rows have not been evaluated yet. After that, about 1,300 more rows are needed."),
+        (OPEN_CASE, 1399, "1,299 held-out rows have not been evaluated yet. After that, about 1 more row is needed."),
+        (OPEN_CASE, 1400, "With these, the rows are expected to be enough."),
+        (NEAR_BAR, 101, "1 held-out row has not been evaluated yet. After that, about 300 more rows are needed."),
+        ("nothing compared", 184, "84 held-out rows have not been evaluated yet."),
+    ],
+)
+def test_rows_that_are_there_are_evaluated_before_others_are_collected(
+    case: str, num_in_file: int, ending: str
+) -> None:
+    evaluation = CASES[case][1]
+    assert evaluation.num_rows == 100
+    found = recommend(evaluation.model_copy(update={"num_rows_in_file": num_in_file}))
+    assert found is not None
+    assert found.title == f"Evaluate all {num_in_file:,} held-out rows before you decide."
+    assert found.reason.endswith(ending), found.reason
+    assert (found.action, found.num_rows_left) == ("evaluate_more", num_in_file - 100)
+    assert found.num_rows == CASES[case][4]
+
+
+def test_where_all_rows_were_evaluated_others_are_collected() -> None:
+    evaluation = CASES[OPEN_CASE][1]
+    before = recommend(evaluation)
+    assert before == recommend(evaluation.model_copy(update={"num_rows_in_file": 100}))
+    assert before is not None
+    assert (before.title, before.num_rows_left) == (
+        "Evaluate on about 1,400 held-out rows before you decide.",
+        None,
+    )

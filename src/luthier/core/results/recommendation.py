@@ -30,6 +30,7 @@ class Recommendation(FrozenModel):
         system: the evaluated system to use; None where none is to be used.
         num_rows: of `add_rows` the training rows to add; of `evaluate_more` the held-out rows to evaluate in all; None
             where no number can be given.
+        num_rows_left: of `evaluate_more` the held-out rows that are there and were not evaluated; None without any.
     """
 
     action: Action
@@ -38,3 +39,4 @@ class Recommendation(FrozenModel):
     rule: int = 0
     system: str | None = None
     num_rows: int | None = None
+    num_rows_left: int | None = None

@@ -196,15 +196,20 @@ def rewrite_run_report(context: Context, run_id: str) -> list[Path]:
         drawn=known.get("drawn", ()),
         assessed=assessed,
     )
-    page = write_report(folder, data)
-    context.runs.update(run_id, report_path=str(page))
-    keep_report(context, run_id)
-    if assessed is None:
-        return [page]
-    # Suites come first in `results` and the safety check last; zip stops at the suites.
-    names = [folder / line.page for line in assessed.results]
-    pages = [write_suite_page(suite, path, gate) for suite, path in zip(suites, names, strict=False)]
-    return [page, *pages, *([] if safety is None else [write_safety_page(safety, names[-1])])]
+    names = [] if assessed is None else [folder / line.page for line in assessed.results]
+    with context.progress.task("Writing the report", 1 + len(names), "pages") as task:
+        page = write_report(folder, data)
+        context.runs.update(run_id, report_path=str(page))
+        keep_report(context, run_id)
+        task.advance()
+        if not names:
+            return [page]
+        pages = [page]
+        # Suites come first in `results` and the safety check last; zip stops at the suites.
+        for suite, path in zip(suites, names, strict=False):
+            pages.append(write_suite_page(suite, path, gate))
+            task.advance()
+        return [*pages, *([] if safety is None else [write_safety_page(safety, names[-1])])]
 
 
 def _known(folder: Path) -> dict[str, Any]:

@@ -384,8 +384,7 @@ def _judge(
     heads: JudgedHeads | None = None,
     shown: Prompted = NOT_PROMPTED,
 ) -> Evaluation:
-    """Open each engine once, evaluate, and put the verdict into words; arguments that are not listed are as for
-    `evaluate`.
+    """Open each engine once, evaluate, and put the verdict into words; other arguments are as for `evaluate`.
 
     Args:
         candidates: the systems, the evaluated one last.
@@ -417,11 +416,8 @@ def _judge(
     with closing(EnginePool(heads.open, heads.over_base)) as pool:
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
-        kl, why_not = (
-            (None, ())
-            if searches or not measures_kl
-            else measure_kl(pool, every.candidates, every.by_candidate, context.progress)
-        )
+        no_kl = searches or not measures_kl
+        kl, why_not = (None, ()) if no_kl else measure_kl(pool, every.candidates, every.by_candidate, context.progress)
     counted = [one for one in every.judged.comparisons if one.baseline not in beside]  # the others are stored and shown
     ends = (candidates[0].name, candidates[-1].name)
     words, by_source = _verdict(every, ends, counted, metrics, rows, held_out, people, confidence)
@@ -433,6 +429,7 @@ def _judge(
         held_out_file=held_out.file,
         held_out_sha256=held_out.sha256,
         num_rows=every.judged.systems[-1].num_samples,
+        num_rows_in_file=len(held_out.examples),
         systems=heads.with_figures(every.judged.systems, examples),
         comparisons=every.judged.comparisons,
         verdict=with_learning_curve(

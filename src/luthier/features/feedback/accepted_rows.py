@@ -18,6 +18,7 @@ from luthier.core.access import Caller
 from luthier.core.dataset import Example, Row
 from luthier.core.errors import ConflictError, DataError, LuthierError
 from luthier.core.ids import sha256_bytes
+from luthier.core.ports import track
 from luthier.core.records.traffic import ReviewItem, is_of_calls
 from luthier.core.system.files import file_lock, scratch_folder
 from luthier.features.datasets import service as dataset_versions
@@ -311,7 +312,7 @@ def _without_leaks(context: Context, caller: Caller, found: _Candidates) -> None
     beside = context.settings.file_cache_folder.parent
     beside.mkdir(parents=True, exist_ok=True)
     with scratch_folder(beside, "reviewed-") as folder:
-        for dataset, version in held_out:
+        for dataset, version in track(context.progress, "Comparing with held-out rows", held_out, "datasets"):
             if found.rows:
                 _without_leaks_to(context, caller, found, dataset, version, folder / _FILENAME)
 

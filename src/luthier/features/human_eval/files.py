@@ -25,6 +25,7 @@ from luthier.core.access import Caller
 from luthier.core.errors import DataError, RequestError, RowProblem, library_reason, validation_reason
 from luthier.core.ids import new_id
 from luthier.core.json_limits import json_utf8, loads
+from luthier.core.ports import track
 from luthier.core.results.human_eval import (
     MAX_COMMENT_CHARACTERS,
     Preference,
@@ -119,7 +120,7 @@ def import_label_studio(context: Context, caller: Caller, panel_id: str, content
     # By name: Label Studio knows raters by names only, and a second import must find the same ones.
     people = {rater.name: rater for rater in context.rating_panels.raters(panel_id)}
     known, said, problems, num_skipped = set(people), {}, [], 0
-    for number, task in enumerate(tasks, start=1):
+    for number, task in enumerate(track(context.progress, "Reading annotations", tasks, "tasks"), start=1):
         for annotation in _annotations(task):
             if annotation.get("was_cancelled"):
                 num_skipped += 1

@@ -130,7 +130,17 @@ def _next_larger(context: Context, caller: Caller, num_parameters: int) -> str |
 
 def _evaluate_more(found: _Found) -> list[NextStep]:
     chosen = f"?model={found.run_id}" if found.run_id is not None else ""
-    return [NextStep("Evaluate on more rows", f"/evaluations/new{chosen}", "train")]
+    # The form has the dataset with the held-out rows of the run chosen, and without a number it takes all of them.
+    takes_all = bool(found.recommendation.num_rows_left) and _has_held_out_dataset(found)
+    label = "Evaluate all held-out rows" if takes_all else "Evaluate on more rows"
+    return [NextStep(label, f"/evaluations/new{chosen}", "train")]
+
+
+def _has_held_out_dataset(found: _Found) -> bool:
+    plan = found.plan
+    if plan is None or plan.data.held_out is None:
+        return False
+    return plan.data.held_out.sha256 in datasets_of(found.context, found.caller, plan)
 
 
 _LINKS: Final[dict[Action, Callable[[_Found], list[NextStep]]]] = {

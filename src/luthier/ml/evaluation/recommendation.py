@@ -22,6 +22,7 @@ from luthier.core.evaluation import (
 )
 from luthier.core.evaluation_plan import SHARES_OF_CORRECT
 from luthier.core.results.recommendation import Action, Recommendation
+from luthier.core.text.counted import counted
 from luthier.ml.charts.figures import MINUS, decimals_for, number
 from luthier.ml.charts.judged_rows import metric_title, on_scale, start
 from luthier.ml.evaluation.plain_names import judged_system, name_at_start, plain_name
@@ -31,6 +32,7 @@ MAX_GROWTH: Final = 20
 """Times the evaluated rows: a difference that needs more rows than that is too small to collect them for."""
 _PROMPTS: Final = ("few_shot", "instruction", "optimised_prompt")
 _TEACHER: Final = "teacher "
+_ENOUGH: Final = "With these, the rows are expected to be enough."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,11 @@ class Case:
     def is_open(self) -> bool:
         """Whether the difference to the rival is not settled by these rows."""
         return self.gap is not None and self.gap.verdict == NOT_DISTINGUISHABLE
+
+    @property
+    def num_left(self) -> int:
+        """Held-out rows that are there and were not evaluated."""
+        return max(0, (self.evaluation.num_rows_in_file or 0) - self.judged.num_samples)
 
     @property
     def subject(self) -> str:
@@ -208,6 +215,8 @@ def _nothing_known(case: Case) -> Recommendation | None:
     if case.rival is not None:
         return None
     why = f"These {held_out_rows(case.judged.num_samples)} do not settle which system is better."
+    if case.num_left:
+        return _evaluate_all(case, why)
     return _of("evaluate_more", "Evaluate on more held-out rows before you decide.", why)
 
 
@@ -292,11 +301,31 @@ def _add_rows(case: Case, why: str) -> Recommendation:
 
 def _evaluate(case: Case, needed: int, why: str) -> Recommendation:
     num = int(rounded_up(needed).replace(",", ""))
+    reason = f"{why} {held_out_rows(case.judged.num_samples)} are too few to settle it."
+    if case.num_left:
+        return _evaluate_all(case, reason, num)
     return Recommendation(
         action="evaluate_more",
         title=f"Evaluate on about {num:,} held-out rows before you decide.",
-        reason=f"{why} {held_out_rows(case.judged.num_samples)} are too few to settle it.",
+        reason=reason,
         num_rows=num,
+    )
+
+
+def _evaluate_all(case: Case, why: str, needed: int | None = None) -> Recommendation:
+    """First the rows that are there, then those that are to be collected."""
+    total = case.judged.num_samples + case.num_left
+    left = f"{counted(case.num_left, 'held-out row has', 'held-out rows have')} not been evaluated yet."
+    then = ""
+    if needed is not None:
+        more = int(rounded_up(needed - total).replace(",", "")) if needed > total else 0
+        then = f"After that, about {counted(more, 'more row is', 'more rows are')} needed." if more else _ENOUGH
+    return Recommendation(
+        action="evaluate_more",
+        title=f"Evaluate all {total:,} held-out rows before you decide.",
+        reason=" ".join(filter(None, (why, left, then))),
+        num_rows=needed,
+        num_rows_left=case.num_left,
     )
 
 

@@ -15,13 +15,16 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from contextvars import Context as Variables
+from contextvars import copy_context
+from typing import Any, Final, Literal, TypeAlias
 
 from luthier.core.child_process.process import ChildEndedError, ChildProcess
 from luthier.core.errors import LuthierError, RequestError, WorkError
 from luthier.core.system.files import storage_full
 from luthier.core.system.process_setup import start_daemon
 from luthier.platform.home.context import Context
+from luthier.platform.processes.child_progress import ShownEvents
 
 log = logging.getLogger("luthier.questions")
 
@@ -41,6 +44,7 @@ Question = Literal[
     "machine",
 ]
 
+_Asked: TypeAlias = "tuple[Future[dict[str, Any]], Variables, tuple[Any, ...]]"
 MAX_SECONDS: Final = 600.0
 LARGE_BYTES: Final = 2 << 30
 """Libraries alone take a quarter of that: memory beyond it was left behind by rows."""
@@ -78,7 +82,7 @@ def answer_to(context: Context, question: Question, given: dict[str, Any]) -> di
         if question in _OF_ROWS and (kept := _persistent_for(context)) is not None:
             return _answer_of_persistent(kept, context, question, given)
         with _child(context) as child:
-            return _answer_of(child, question, given)
+            return _answer_of(child, context, question, given)
     except ChildEndedError as error:
         raise _no_answer(error) from error
     finally:
@@ -109,7 +113,7 @@ class WarmChild:
             self.close()
             self.was_killed, self._child = False, (child := _child(context))
         try:
-            return _answer_of(child, question, given)
+            return _answer_of(child, context, question, given)
         except ChildEndedError as error:
             if self.was_killed:
                 raise WorkError(
@@ -166,13 +170,14 @@ class _PersistentProcess:
 
     def __init__(self, key: object) -> None:
         self.key = key
-        self._questions: queue.SimpleQueue[tuple[Future[dict[str, Any]], tuple[Any, ...]] | None] = queue.SimpleQueue()
+        self._questions: queue.SimpleQueue[_Asked | None] = queue.SimpleQueue()
         self._thread = start_daemon(self._work, "analysis")
 
     def answer_to(self, *question: Any) -> dict[str, Any]:
         """As `WarmChild.answer_to`; to be called by one thread at a time."""
         answer: Future[dict[str, Any]] = Future()
-        self._questions.put((answer, question))
+        # With the context variables of the caller: what the process reports is shown where the caller's progress is.
+        self._questions.put((answer, copy_context(), question))
         return answer.result()
 
     def close(self, wait_seconds: float = 0.0) -> None:
@@ -198,9 +203,9 @@ class _PersistentProcess:
             asked = self._questions.get()  # somebody has just taken it, for a question or to close it
         if asked is None:
             return False
-        answer, question = asked
+        answer, variables, question = asked
         try:
-            answer.set_result(child.answer_to(*question))
+            answer.set_result(variables.run(child.answer_to, *question))
         except BaseException as error:  # noqa: BLE001 - whoever asked gets it
             answer.set_exception(error)
         return True
@@ -260,9 +265,11 @@ def _child(context: Context) -> ChildProcess:
     return ChildProcess(_SERVE, {"large_bytes": LARGE_BYTES}, environment={"LUTHIER_HOME": str(context.home)})
 
 
-def _answer_of(child: ChildProcess, question: Question, given: dict[str, Any]) -> dict[str, Any]:
+def _answer_of(child: ChildProcess, context: Context, question: Question, given: dict[str, Any]) -> dict[str, Any]:
+    asked = {"question": question, **given}
     try:
-        answer: dict[str, Any] = child.request({"question": question, **given}, timeout_seconds=MAX_SECONDS)
+        with ShownEvents(context.progress) as shown:
+            answer: dict[str, Any] = child.request(asked, timeout_seconds=MAX_SECONDS, on_event=shown.take)
     except RecursionError as error:
         raise RequestError(
             "the request holds values in values in values", expected="a plain document", do="write it out flat"

@@ -34,10 +34,11 @@ def serve(document: dict[str, Any], channel: Channel) -> None:
     from luthier.core.errors import library_words_hidden
     from luthier.core.system.process_setup import keep_products_exact
     from luthier.platform.home.context import Context
+    from luthier.platform.processes.child_progress import EventProgress
 
     # An environment variable of cuBLAS: it must be set before the answer imports torch.
     keep_products_exact()
-    with Context.open() as context, library_words_hidden():
+    with Context.open(progress=EventProgress(channel.emit)) as context, library_words_hidden():
         channel.serve(partial(answer_to, context), max_resident_bytes=document["large_bytes"], allow_nan=False)
 
 

@@ -47,17 +47,15 @@ class Stage:
         return self.title[:1].upper() + self.title[1:]
 
     @property
-    def most(self) -> float | None:
+    def shown_total(self) -> float | None:
         """The total, or what is done where that is more: a total is an estimate at times."""
         return max(self.total, self.done) if self.total else None
 
     @property
     def words(self) -> str:
         """`Writing rows: 3 of 10 rows`, without the total where it is not known, and without a number of nothing."""
-        if self.most:
-            return (
-                f"{self.heading}: {self.done:,.0f} of {self.most:,.0f} {_counted_unit(self.unit, self.most)}".rstrip()
-            )
+        if total := self.shown_total:
+            return f"{self.heading}: {self.done:,.0f} of {total:,.0f} {_counted_unit(self.unit, total)}".rstrip()
         if self.done:
             return f"{self.heading}: {self.done:,.0f} {_counted_unit(self.unit, self.done)}".rstrip()
         return self.heading

@@ -11,12 +11,14 @@ import pytest
 from fastapi.testclient import TestClient
 from tests.ml.evaluation.judged_cases import LINEAR, curve, judged, sample, system
 
+from luthier.core.access import Caller
 from luthier.core.evaluation import Evaluation, LabelConfidence, Metric, SystemResult
 from luthier.core.evaluation_plan import Prompting, ShownTurn
+from luthier.features.datasets.service import create_dataset, keep_rows
 from luthier.features.runs.entries_store import DatasetName
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
-from luthier.testing.records import add_run
+from luthier.testing.records import add_run, make_plan
 
 Browser = Callable[..., TestClient]
 ID = "eval-20261125-093000-aaaaaa"
@@ -117,6 +119,29 @@ def test_each_action_has_its_buttons(
     found = re.findall(r'<a class="(button[^"]*)" href="([^"]*)"', box)
     assert [unescape(address) for _, address in found] == [one.format(run=run_id) for one in addresses]
     assert [name for name, _ in found] == ["button primary", *["button"] * (len(found) - 1)]
+
+
+@pytest.mark.parametrize("is_dataset", [True, False])
+def test_all_held_out_rows_are_evaluated_before_others_are_asked_for(
+    home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch, is_dataset: bool
+) -> None:
+    run_id = keep(home, CASES["evaluate_more"][0].model_copy(update={"num_rows_in_file": 184}))
+    rows = [f'{{"prompt": "p{n}", "completion": "c"}}\n'.encode() for n in range(20)]
+    file = keep_rows(home, Caller(), rows, "rows.jsonl")
+    if is_dataset:
+        create_dataset(home, Caller(), "Letters", file)
+    plan = make_plan(train_sha256=file.sha256)
+    held_out = plan.data.train.model_copy(update={"split": "held_out"})
+    plan = plan.model_copy(update={"data": plan.data.model_copy(update={"held_out": held_out})})
+    monkeypatch.setattr(type(home.runs), "plan", lambda *_: plan)
+    box = action_of(browser("read", "train").get(PAGE).text)
+    assert "Evaluate all 184 held-out rows before you decide." in box
+    assert "84 held-out rows have not been evaluated yet. After that, about 120 more rows are needed." in box
+    # Rows that are no dataset of the project cannot be chosen in the form.
+    label = "Evaluate all held-out rows" if is_dataset else "Evaluate on more rows"
+    assert re.findall(r'<a class="button primary" href="([^"]*)">([^<]*)</a>', box) == [
+        (f"/evaluations/new?model={run_id}", label)
+    ]
 
 
 def test_a_larger_base_model_of_this_machine_is_offered_with_the_run_to_fork(

@@ -151,7 +151,7 @@ def test_stages_are_those_of_the_work_that_the_thread_carries_out() -> None:
 
 def test_more_than_was_expected_is_shown_as_the_total() -> None:
     stage = Stage("Reading", 2, "files", 3)
-    assert (stage.words, stage.most) == ("Reading: 3 of 3 files", 3)
+    assert (stage.words, stage.shown_total) == ("Reading: 3 of 3 files", 3)
     assert Stage("Reading", 1, "files").words == "Reading: 0 of 1 file"
 
 

@@ -194,6 +194,7 @@ def judge_at_end(
         held_out_file=str(held_out),
         held_out_sha256=loaded.sha256,
         num_rows=len(judged),
+        num_rows_in_file=loaded.num_rows,
         systems=results,
         comparisons=together.comparisons,
         verdict=with_groups(words, groups),

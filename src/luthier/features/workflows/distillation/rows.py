@@ -260,6 +260,7 @@ def judge_students(
         held_out_file=str(held_out),
         held_out_sha256=loaded.sha256,
         num_rows=len(examples),
+        num_rows_in_file=loaded.num_rows,
         systems=results,
         comparisons=comparisons,
         verdict=with_groups(words, groups),

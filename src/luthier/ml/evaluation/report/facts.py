@@ -355,15 +355,19 @@ def _judged(evaluation: Evaluation, record: RunRecord, plan: Plan) -> Outcome:
 
 def _commands_of(view: VerdictView | None, record: RunRecord, plan: Plan) -> tuple[tuple[str, str], ...]:
     """The commands of the recommended action, where it has some."""
-    action = None if view is None or view.recommendation is None else view.recommendation.action
-    if action == "use_model":
+    advice = None if view is None else view.recommendation
+    if advice is None:
+        return ()
+    if advice.action == "use_model":
         return (
             ("Ask it:", shlex.join(["luthier", "chat", record.run_id])),
             ("Give it a name for programs:", shlex.join(["luthier", "deploy", record.run_id, "--as", "NAME"])),
         )
-    if action == "evaluate_more":
+    if advice.action == "evaluate_more" and advice.num_rows_left and plan.data.held_out is not None:
+        return (("Evaluate it on all held-out rows:", eval_command(record, plan, plan.data.held_out.file)),)
+    if advice.action == "evaluate_more":
         return (("Evaluate it on more rows:", eval_command(record, plan, "more_held_out.jsonl")),)
-    return (("See the base models:", "luthier models list"),) if action == "larger_base" else ()
+    return (("See the base models:", "luthier models list"),) if advice.action == "larger_base" else ()
 
 
 def _not_judged(record: RunRecord, plan: Plan) -> Outcome:
