@@ -19,14 +19,14 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 from luthier.core.dataset import DatasetProfile, Split
 from luthier.core.errors import RequestError
 from luthier.core.frozen_model import FrozenModel
-from luthier.core.system.artifact_transfer import AZURE
 
 if TYPE_CHECKING:
     from luthier.core.plan import DataPlan
 
 HUB: Final = "hub:"
+_AZURE: Final = ("az", "abfs", "abfss")
 _AZURE_HOST: Final = (".dfs.core.windows.net", ".blob.core.windows.net")
-OBJECT_STORES: Final = ("s3://", "gs://", *(f"{scheme}://" for scheme in AZURE))
+OBJECT_STORES: Final = ("s3://", "gs://", *(f"{scheme}://" for scheme in _AZURE))
 """How addresses begin that a driver of fsspec reads."""
 _SCHEMES: Final = (HUB, "https://", "http://", *OBJECT_STORES)
 WORKBOOK_SUFFIXES: Final = (".xlsx", ".xlsm", ".xls", ".ods")
@@ -369,7 +369,7 @@ def check_remote(path: str) -> None:
             do="correct the host or the port",
         ) from error
     # Azure's form abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FILE holds no credentials.
-    names_account = parts.scheme in AZURE and (parts.hostname or "").endswith(_AZURE_HOST) and parts.password is None
+    names_account = parts.scheme in _AZURE and (parts.hostname or "").endswith(_AZURE_HOST) and parts.password is None
     if (parts.username or parts.password) and not names_account:
         raise RequestError(
             f"an address of rows at {parts.hostname} holds a user name or a password",

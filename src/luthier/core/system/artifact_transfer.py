@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent together: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
-AZURE: Final = ("az", "abfs", "abfss")
-"""Protocols of Azure Blob storage."""
-_DRIVERS: Final = {"gs": "gs", "gcs": "gs", **dict.fromkeys(AZURE, "azure")}
+_DRIVERS: Final = {"gs": "gs", "gcs": "gs", "az": "azure", "abfs": "azure", "abfss": "azure"}
 """The extra that brings the driver of a protocol; `s3` for all others."""
 _AZURE_VARIABLES: Final = (
     "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, "
@@ -55,7 +53,7 @@ def open_root(
             do=f"{install_command(_DRIVERS.get(protocol, 's3'))}, or name a place of this machine",
         ) from error
     except ValueError as error:
-        if protocol in AZURE:  # its driver looks for the account when it is made
+        if _DRIVERS.get(protocol) == "azure":  # its driver looks for the account when it is made
             raise RequestError(
                 f"{what} at {protocol}:// without an account of Azure Storage",
                 expected="an account, and a key or an identity that may use it",
@@ -188,7 +186,7 @@ def access_variables(url: str) -> str:
     """What decides how a store is reached, as text that follows "check": variables that its driver reads."""
     if url.startswith(("gs://", "gcs://")):
         return "and the credentials (GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`)"
-    if url.startswith(tuple(f"{one}://" for one in AZURE)):
+    if _DRIVERS.get(url.partition("://")[0]) == "azure":
         return f"and the account with its credentials ({_AZURE_VARIABLES})"
     return "the endpoint (AWS_ENDPOINT_URL) and the credentials"
 
