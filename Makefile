@@ -5,6 +5,7 @@
 # make types        mypy as on macOS and on Windows (make lint does it for this system)
 # make build/vllm   vLLM's build for processors in an environment of its own, for the drills that run against it
 # make build/gcs    the driver of Google Cloud Storage in an environment of its own, for the tests with it
+# make build/azure  the same of Azure Blob storage
 # make build/trackers  MLflow's server and Trackio in environments of their own, for the tests against them
 # make zoo          every family of models through the whole way, against plain transformers: the table of docs/models.md
 # make lint         the first three of `make test` alone
@@ -173,6 +174,10 @@ build/trackers: tests/tracker_packages.sh constraints.txt | $(BIN)/python
 # The same of the driver of Google Cloud Storage.
 build/gcs: tests/gcs_packages.sh constraints.txt | $(BIN)/python
 	bash tests/gcs_packages.sh $(BIN)/python
+
+# And that of Azure Blob storage.
+build/azure: tests/azure_packages.sh constraints.txt | $(BIN)/python
+	bash tests/azure_packages.sh $(BIN)/python
 	@touch $@
 
 $(BIN)/python:

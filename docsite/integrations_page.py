@@ -166,6 +166,13 @@ SERVICES: Final = (
         "tests/ml/data/remote/test_google_storage.py",
     ),
     Integration(
+        "Azure Blob storage",
+        "adlfs",
+        "rows by address and by pattern, an interrupted download; against a server of the tests, with "
+        "`make build/azure`",
+        "tests/ml/data/remote/test_azure_storage.py",
+    ),
+    Integration(
         "Hub of Hugging Face",
         "huggingface_hub",
         "datasets and models by revision, interrupted, gated and converted ones, against a stand-in of the hub",

@@ -115,9 +115,9 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         for module in EXTRAS[extra].modules:
             for name in [module, *(one for one in list(sys.modules) if one.startswith(f"{module}."))]:
                 monkeypatch.setitem(sys.modules, name, None)
-        if extra in ("s3", "gs"):
+        if extra in ("s3", "gs", "azure"):
             # fsspec keeps the class that an earlier test has loaded.
-            monkeypatch.delitem(_registry, extra, raising=False)
+            monkeypatch.delitem(_registry, "az" if extra == "azure" else extra, raising=False)
         assert missing_modules(extra) == EXTRAS[extra].modules
 
     return block
@@ -245,6 +245,7 @@ NEEDS: Final[list[tuple[str, Callable[[], Any]]]] = [
     ("postgresql", database),
     ("s3", bucket("s3")),
     ("gs", bucket("gs")),
+    ("azure", bucket("az")),
     ("gguf", export_to("gguf")),
     ("gguf", llama_cpp_likelihoods),
     ("onnx", export_to("onnx")),

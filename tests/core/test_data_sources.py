@@ -65,6 +65,8 @@ def test_slices_of_datasets_are_refused_with_what_takes_their_place(split: str) 
         ("https://me:secret@host/rows.jsonl", "user name or a password"),
         ("http://host/rows.jsonl", "not encrypted"),
         ("https://host/", "names no file"),
+        ("abfss://rows:secret@account.dfs.core.windows.net/a.csv", "user name or a password"),
+        ("abfss://rows@elsewhere.example.org/a.csv", "user name or a password"),
         ("s3://bucket", "names no file"),
     ],
 )
@@ -74,7 +76,13 @@ def test_an_address_that_cannot_be_right_is_refused_before_any_connection(path: 
     assert "secret" not in str(refused.value)
 
 
-@pytest.mark.parametrize("path", ["https://h/a.csv", "s3://b/*.parquet", "http://127.0.0.1:8/x.jsonl", "gs://b/a.json"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("https://h/a.csv", "s3://b/*.parquet", "http://127.0.0.1:8/x.jsonl", "gs://b/a.json", "az://rows/a.csv"),
+        "abfss://rows@account.dfs.core.windows.net/faq/*.jsonl",
+    ],
+)
 def test_addresses_of_files_are_taken(path: str) -> None:
     check_remote(path)
 

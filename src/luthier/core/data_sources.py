@@ -1,7 +1,7 @@
 """Sources of rows: files of this machine and remote ones, as a recipe names them and as a plan records them.
 
 A remote source is `hub:ORG/DATASET[@REVISION][/CONFIG or FILE][[SPLIT]]`, or an address that begins with `https://`,
-`s3://` or `gs://`. It is downloaded once; the plan holds the revision and the digests of what was read.
+`s3://`, `gs://` or `az://`. It is downloaded once; the plan holds the revision and the digests of what was read.
 """
 
 from __future__ import annotations
@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from luthier.core.plan import DataPlan
 
 HUB: Final = "hub:"
-_SCHEMES: Final = (HUB, "https://", "http://", "s3://", "gs://")
+_AZURE: Final = ("az", "abfs", "abfss")
+_AZURE_HOST: Final = (".dfs.core.windows.net", ".blob.core.windows.net")
+OBJECT_STORES: Final = ("s3://", "gs://", *(f"{scheme}://" for scheme in _AZURE))
+"""How addresses begin that a driver of fsspec reads."""
+_SCHEMES: Final = (HUB, "https://", "http://", *OBJECT_STORES)
 WORKBOOK_SUFFIXES: Final = (".xlsx", ".xlsm", ".xls", ".ods")
 DATA_SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab", ".parquet", *WORKBOOK_SUFFIXES)
 """Of files of rows; `ml/data/files/source.py` says which format each is."""
@@ -73,7 +77,7 @@ class SourceRecipe(FrozenModel):
 
     Attributes:
         path: a file, the files that match a pattern such as `data/*.parquet`, or a remote source:
-            `hub:org/dataset/config[split]`, `https://`, `s3://` or `gs://`.
+            `hub:org/dataset/config[split]`, `https://`, `s3://`, `gs://` or `az://`.
         name: what plans, charts and verdicts call it; the name of its file where it is left out.
         weight: its share of an epoch, compared with the weights of the other sources, of which each has one, too.
         fraction: how much of its rows is used, in the order of a stable hash.
@@ -364,7 +368,9 @@ def check_remote(path: str) -> None:
             expected="the address of a data file, such as https://HOST/train.jsonl",
             do="correct the host or the port",
         ) from error
-    if parts.username or parts.password:
+    # Azure's form abfss://CONTAINER@ACCOUNT.dfs.core.windows.net/FILE holds no credentials.
+    names_account = parts.scheme in _AZURE and (parts.hostname or "").endswith(_AZURE_HOST) and parts.password is None
+    if (parts.username or parts.password) and not names_account:
         raise RequestError(
             f"an address of rows at {parts.hostname} holds a user name or a password",
             expected="an address without credentials: recipes and plans are stored, shown and shared",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from luthier.core.errors import LuthierError, RequestError, StoppedError, StorageFullError, WorkError
-from luthier.core.system.extras import command_for
+from luthier.core.system.extras import install_command
 from luthier.core.system.files import is_disk_full, replacing
 
 if TYPE_CHECKING:
@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 WRITE_BYTES: Final = 8 << 20
 """How much is held in memory and sent together: S3 takes at most 10,000 pieces of a file, each of at least 5 MiB."""
-_DRIVERS: Final = {"gs": "luthier[gs]", "gcs": "luthier[gs]", "abfs": "adlfs", "abfss": "adlfs", "az": "adlfs"}
-"""What installs the driver of a protocol: an extra, or a package that none brings."""
+_DRIVERS: Final = {"gs": "gs", "gcs": "gs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+"""The extra that brings the driver of a protocol; `s3` for all others."""
+_AZURE_VARIABLES: Final = (
+    "AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, "
+    "AZURE_STORAGE_SAS_TOKEN or `az login`"
+)
 
 
 def open_root(
@@ -46,9 +50,15 @@ def open_root(
         raise RequestError(
             f"the driver for {what} at {protocol}:// is not installed",
             expected="the driver of fsspec for that store",
-            do=f"{command_for(_DRIVERS.get(protocol, 'luthier[s3]'))}, or name a place of this machine",
+            do=f"{install_command(_DRIVERS.get(protocol, 's3'))}, or name a place of this machine",
         ) from error
     except ValueError as error:
+        if _DRIVERS.get(protocol) == "azure":  # its driver looks for the account when it is made
+            raise RequestError(
+                f"{what} at {protocol}:// without an account of Azure Storage",
+                expected="an account, and a key or an identity that may use it",
+                do=f"set {_AZURE_VARIABLES}, or name the account: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/FOLDER",
+            ) from error
         raise RequestError(
             f"{what} at {protocol}:// cannot be reached by any driver that is known",
             expected="a folder, or a URL such as s3://bucket/folder",
@@ -176,6 +186,8 @@ def access_variables(url: str) -> str:
     """What decides how a store is reached, as text that follows "check": variables that its driver reads."""
     if url.startswith(("gs://", "gcs://")):
         return "and the credentials (GOOGLE_APPLICATION_CREDENTIALS, or `gcloud auth application-default login`)"
+    if _DRIVERS.get(url.partition("://")[0]) == "azure":
+        return f"and the account with its credentials ({_AZURE_VARIABLES})"
     return "the endpoint (AWS_ENDPOINT_URL) and the credentials"
 
 

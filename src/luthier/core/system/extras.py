@@ -35,6 +35,7 @@ EXTRAS: Final[Mapping[str, Extra]] = {
     "postgresql": Extra("a database on a PostgreSQL server", ("pg8000",)),
     "s3": Extra("files in object storage", ("s3fs",)),
     "gs": Extra("files in Google Cloud Storage", ("gcsfs",)),
+    "azure": Extra("files in Azure Blob storage", ("adlfs",)),
     "gguf": Extra("GGUF: export and llama.cpp", ("xllamacpp", "llama_cpp_py_sync")),
     "onnx": Extra("export to ONNX Runtime GenAI", ("onnxruntime_genai", "onnx", "onnx_ir")),
     "executorch": Extra("export to ExecuTorch", ("executorch",)),
@@ -85,7 +86,7 @@ def command_for(requirement: str, prefix: str | None = None) -> str:
     from does not matter.
 
     Args:
-        requirement: What pip takes, such as `luthier[s3]` or `adlfs`.
+        requirement: What pip takes, such as `luthier[s3]` or `vllm`.
         prefix: Where this Python is installed; None: as it is.
     """
     place = Path(sys.prefix if prefix is None else prefix)

@@ -69,7 +69,7 @@ class RemoteOrder(FrozenModel):
     """Rows to import from where they are, and which of them.
 
     Attributes:
-        address: `hub:`, `https://`, `s3://` or `gs://`. Its query may hold a signature, and is never shown.
+        address: `hub:`, `https://`, `s3://`, `gs://` or `az://`. Its query may hold a signature, and is never shown.
         max_rows: At most so many rows; None for all.
         fraction: The share of the rows; None for all. Of this and `max_rows` one at most.
         kept_columns: The columns that are kept; none for all.

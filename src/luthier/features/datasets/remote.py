@@ -66,7 +66,7 @@ def fetch_rows(context: Context, source: str, *, refresh: bool = False) -> Remot
     if not is_remote(source):
         raise RequestError(
             f"{source[:200]!r} is not a remote source",
-            expected="hub:ORGANISATION/DATASET, or an address that begins with https://, s3:// or gs://",
+            expected="hub:ORGANISATION/DATASET, or an address that begins with https://, s3://, gs:// or az://",
             do="use the path of a file of this machine as it is",
         )
     folder = context.settings.remote_data_folder

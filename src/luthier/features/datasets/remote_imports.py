@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 from luthier.core.access import Caller
-from luthier.core.data_sources import DATA_SUFFIXES, HUB, check_remote, default_name, is_remote, parse_hub_dataset
+from luthier.core.data_sources import (
+    DATA_SUFFIXES,
+    HUB,
+    OBJECT_STORES,
+    check_remote,
+    default_name,
+    is_remote,
+    parse_hub_dataset,
+)
 from luthier.core.errors import BusyError, ConflictError, DataSourceError, NotFoundError, RequestError
 from luthier.features.datasets import service as dataset_versions
 from luthier.features.datasets.imports import MAX_ADDRESS, ImportOrder, RemoteOrder, check_is_free, start
@@ -38,7 +46,6 @@ _BARE_HUB_NAME: Final = re.compile(r"[\w.-]+/[\w.-]+(\[[\w.-]+\])?", re.ASCII)
 _HUB_PAGE: Final = re.compile(
     r"/datasets/(?P<repo>[\w.-]+/[\w.-]+)(?:/viewer/(?P<config>[^/]+)(?:/(?P<split>[^/]+))?)?/?"
 )
-_OBJECT_STORES: Final = ("s3://", "gs://")
 
 
 def address_of(text: str, config: str = "", split: str = "") -> str:
@@ -61,7 +68,8 @@ def address_of(text: str, config: str = "", split: str = "") -> str:
     if not is_remote(address) or not address.isprintable():
         raise RequestError(
             f"{address[:200]!r} is not an address of rows" if address else "no address",
-            expected="ORGANISATION/DATASET of the hub, or an address that begins with hub:, https://, s3:// or gs://",
+            expected="ORGANISATION/DATASET of the hub, or an address that begins with hub:, https://, s3://, gs:// "
+            "or az://",
             do="copy the name from the page of the dataset, or upload a file from your computer",
         )
     if not (config or split):
@@ -311,4 +319,4 @@ def page_of(source: Mapping[str, Any]) -> str:
     address = str(source["address"])
     if address.startswith(HUB):
         return f"{endpoint()}/datasets/{parse_hub_dataset(address).repo}"
-    return "" if address.startswith(_OBJECT_STORES) else address
+    return "" if address.startswith(OBJECT_STORES) else address

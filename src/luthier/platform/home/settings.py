@@ -25,7 +25,7 @@ LOG_NAME: Final = "log.txt"
 _MAX_SECONDS: Final = 10 * 365.25 * 86400
 """Ten years: calls of the operating system and of torch refuse much longer times."""
 _IMPORT_SOURCE: Final = re.compile(
-    r"none|hub(:[\w.-]+(/[\w.-]+)?)?|https|(https|s3|gs)://[^\s/?#@*\[\]{}]+(/[^\s?#*\[\]{}]*)?"
+    r"none|hub(:[\w.-]+(/[\w.-]+)?)?|https|(https|s3|gs|az|abfss?)://[^\s/?#@*\[\]{}]+(/[^\s?#*\[\]{}]*)?"
 )
 _PUSH_TARGET: Final = re.compile(r"hf://[\w.-]+|(?!hf:)[a-z][a-z0-9+.-]*://[^\s?#@]+")
 _TEACHER: Final = re.compile(r"https?://[^\s/?#@]+[^\s?#@]*#\S+", re.IGNORECASE)
@@ -73,7 +73,8 @@ class Settings(BaseSettings):
             inferred: behind a proxy every connection is local.
         import_sources: Where pages and API may import rows from, separated by blanks: `hub` or `hub:ORGANISATION`,
             `https` or an address (`https://HOST/FOLDER`), and places of object stores (`s3://BUCKET/FOLDER`,
-            `gs://BUCKET`); `none` for nowhere. Stores are read with the server's credentials, so name each place.
+            `gs://BUCKET`, `az://CONTAINER`); `none` for nowhere. Stores are read with the server's credentials,
+            so name each place.
         imports_may_reach_private: Whether rows may be imported from this machine and private networks. It is never
             inferred.
         push_targets: Where admins may push exports to from the pages, separated by blanks: organisations of the hub
@@ -248,7 +249,8 @@ class Settings(BaseSettings):
         for word in value.split():
             if not _IMPORT_SOURCE.fullmatch(word):
                 raise ValueError(
-                    f"{word!r} is not hub, hub:ORGANISATION, https, https://HOST, s3://BUCKET, gs://BUCKET or none"
+                    f"{word!r} is not hub, hub:ORGANISATION, https, https://HOST, s3://BUCKET, gs://BUCKET, "
+                    "az://CONTAINER or none"
                 )
         return value
 

@@ -461,6 +461,9 @@ def test_an_object_store_is_read_where_the_operator_has_named_the_place(
         ("s3://bucket", "s3://bucket/a.jsonl::file:///etc/passwd", False),
         ("none", "hub:org/qa", False),
         ("hub https", "gs://bucket/a.jsonl", False),
+        ("hub https", "az://rows/a.jsonl", False),
+        ("az://rows", "az://rows/a.jsonl", True),
+        ("abfss://rows", "abfss://rows@account.dfs.core.windows.net/a.jsonl", False),
     ],
 )
 def test_the_operator_says_where_rows_may_come_from(sources: str, address: str, is_allowed: bool) -> None:

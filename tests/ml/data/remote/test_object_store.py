@@ -67,6 +67,8 @@ def test_a_store_without_a_driver_says_what_to_install(monkeypatch: pytest.Monke
         look_up_objects("s3://bucket/rows.jsonl")
     with pytest.raises(RequestError, match=r"luthier\[gs\]"):
         look_up_objects("gs://bucket/rows.jsonl")
+    with pytest.raises(RequestError, match=r"luthier\[azure\]"):
+        look_up_objects("abfss://container/rows.jsonl")
 
 
 def test_objects_of_s3_come_with_their_etag(empty_bucket: Callable[[str, str], Any], tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ OPERATOR: Final = {
     "features/training/launchers/ray.py": "luthier train --on ray://..., at the command line",
     "features/serving/chat.py": "luthier chat URL, at the command line",
     "features/traffic/log.py": "OTEL_EXPORTER_OTLP_ENDPOINT",
-    "core/system/artifact_transfer.py": "LUTHIER_ARTIFACTS; s3:// and gs:// in recipes, at the command line; imports "
-    "from places of LUTHIER_IMPORT_SOURCES",
+    "core/system/artifact_transfer.py": "LUTHIER_ARTIFACTS; s3://, gs:// and az:// in recipes, at the command line; "
+    "imports from places of LUTHIER_IMPORT_SOURCES",
     "platform/files/artifacts.py": "LUTHIER_ARTIFACTS",
     "ml/training/distributed.py": "the launcher: MASTER_ADDR",
     "ml/training/ray_train.py": "luthier train --on ray, at the command line",

@@ -21,7 +21,7 @@ def fetch(
         str,
         typer.Argument(
             metavar="SOURCE",
-            help="hub:ORG/DATASET[@REVISION][/CONFIG or FILE][[SPLIT]], or an address: https://, s3://, gs://.",
+            help="hub:ORG/DATASET[@REVISION][/CONFIG or FILE][[SPLIT]], or an address: https://, s3://, gs://, az://.",
         ),
     ],
     refresh: Annotated[

@@ -130,7 +130,7 @@ def _explained(url: str, error: Exception, what: str) -> LuthierError | None:
         return DataSourceError(
             f"{shown} may not be read by this machine (HTTP {status})",
             expected="a file that can be read without a sign-in",
-            do="download it where you are signed in and name its path, or use s3://, gs:// or hub: with credentials",
+            do="download it where you are signed in and name its path, or use hub:, s3://, gs:// or az:// with a key",
         )
     if not isinstance(error, httpx2.HTTPError):
         return None

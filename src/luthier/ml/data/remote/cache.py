@@ -80,7 +80,7 @@ def fetch(source: str, folder: Path, progress: Progress, *, refresh: bool = Fals
     """The files of a remote source on this machine; what is there already needs no network.
 
     Args:
-        source: `hub:`, `https://`, `s3://` or `gs://`.
+        source: `hub:`, `https://`, `s3://`, `gs://` or `az://`.
         folder: where they are kept.
         progress: shows the download.
         refresh: look for a newer revision, and download it.
@@ -345,7 +345,7 @@ def look_up(source: str, transport: Transport | None = None) -> RemoteSource:
     """The files of a source as they are now, without downloading them.
 
     Args:
-        source: `hub:`, `https://`, `s3://` or `gs://`.
+        source: `hub:`, `https://`, `s3://`, `gs://` or `az://`.
         transport: what opens the connections to an address; None for a plain client.
 
     Raises:

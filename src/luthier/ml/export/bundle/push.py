@@ -205,8 +205,8 @@ def _open(url: str, shown: str) -> tuple[Any, str]:
         raise RequestError(
             f"the driver for {shown} is not installed",
             expected="Luthier installed with its driver for object storage",
-            do=f"{install_command('s3')} for s3://, {install_command('gs')} for gs://; for others the package "
-            "that fsspec requires",
+            do=f"{install_command('s3')} for s3://, {install_command('gs')} for gs://, {install_command('azure')} for "
+            "az://; for others the package that fsspec requires",
         ) from error
     except ValueError as error:
         raise RequestError(

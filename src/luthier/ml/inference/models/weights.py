@@ -59,7 +59,7 @@ class PackedWeights:
 
     @property
     def before_vllm(self) -> str:
-        """What is to be changed before vLLM reads the weights, which `config.json` has to describe; empty if nothing."""
+        """What is to be changed first, since vLLM finds out about weights by `config.json` alone; empty if nothing."""
         if self.described_in == "config.json":
             return ""
         return (
