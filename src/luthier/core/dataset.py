@@ -478,8 +478,8 @@ def coverage(data: DataPlan) -> str:
         return f"the held-out rows are a side of a proved split: {data.split.summary}"
     if data.held_out.sha256 == data.train.sha256:
         return (
-            "no proof of a split covers the held-out rows: they are a share of the training rows, of which equal rows "
-            f"stay together and near-duplicates do not; {_NO_PROOF_DO}"
+            "no proof of a split covers the held-out rows: they are a share of the training rows; equal rows "
+            f"stay together, near-duplicates do not; {_NO_PROOF_DO}"
         )
     return (
         "no proof of a split covers the held-out rows: rows that are also in the training file are searched for, "

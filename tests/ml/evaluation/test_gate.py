@@ -142,7 +142,7 @@ def test_a_gate_may_name_its_suite_and_its_fingerprints() -> None:
     assert held([rule], both, fingerprints=[FINGERPRINT[:12]]).passed
     passed, sentence = sentence_of(rule, Results((easy,)), fingerprints=[FINGERPRINT])
     assert not passed
-    assert "not one of those that the gate names" in sentence
+    assert "which the gate does not name" in sentence
 
 
 def test_the_base_is_the_model_that_the_candidate_was_tuned_from_whatever_it_is_called() -> None:

@@ -168,7 +168,7 @@ _TRAINING: Final = (
     ),
     (
         "study",
-        "A search for the best settings: several short runs, of which the good ones continue.",
+        "A search for the best settings: several short runs; only the good ones continue.",
         "studies",
         "trial",
         "trials",

@@ -113,7 +113,7 @@ def choose(request: Request, context: HomeContext, choice: _Text = "", project: 
         if project not in offered:
             raise SignInRefusedError(
                 f"the project {project[:64]!r}",
-                expected="one of those that were offered",
+                expected="one of the offered ones",
                 do="begin the sign-in again on the sign-in page",
             )
         member = context.members.get(project, offered[project])

@@ -228,7 +228,7 @@ def _check_repair(context: Context, choice: RepairChoice) -> None:
             )
         if known[name].needs == "a model" and not choice.model:
             raise RequestError(
-                f"the repair {name} without a model", expected="the model whose tokens count", do="choose a base model"
+                f"the repair {name} without a model", expected="the model that counts tokens", do="choose a base model"
             )
     if choice.mask and "personal_data" not in choice.actions:
         raise RequestError(

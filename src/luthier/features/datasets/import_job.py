@@ -242,7 +242,7 @@ def _read_all(done: _Import) -> None:
         raise DataError(
             "the file could not be used" if num == 1 else f"none of the {num:,} files could be used",
             expected="at least one document with text, or one file of rows",
-            do="see the reason beside each file, then add the corrected files",
+            do="see the reason next to each file, then add the corrected files",
         )
 
 

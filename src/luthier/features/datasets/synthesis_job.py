@@ -249,7 +249,7 @@ def _no_pairs_error(order: QuestionOrder, refused: dict[str, Any]) -> DataError:
     reasons = ", ".join(f"{reason.replace('_', ' ')} {number:,}" for reason, number in refused["refused"].items())
     return DataError(
         f"{order.teacher_name} wrote no pair that its passage supports: {reasons}",
-        expected="questions whose answers are in their passage",
+        expected="questions with their answers in the passage",
         do="see what it wrote below; use a larger model that was tuned to follow instructions",
     )
 

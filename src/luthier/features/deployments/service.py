@@ -134,7 +134,7 @@ def deployed_run(context: Context, caller: Caller, revision: Revision) -> str:
         why = "; ".join(judged.set_aside) or f"{share.target} is a base model"
         raise ConflictError(
             f"no run belongs to {share.target}: {why}",
-            expected="a deployment of a run's model, whose recipe and rows can be used again",
+            expected="a deployment of a run's model: its recipe and rows can be used again",
             do="train it once with a recipe, and deploy that run",
         )
     return judged.run_id

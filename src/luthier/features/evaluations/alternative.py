@@ -45,7 +45,7 @@ def alternative_of(evaluation: Evaluation) -> Instructions:
     if system is None:
         raise NotFoundError(
             f"evaluation {evaluation.evaluation_id} does not recommend a prompt or a simple method",
-            expected="an evaluation whose recommended action is one of these",
+            expected="an evaluation that recommends one of these",
             do="see the recommended action on the page of the evaluation",
         )
     name = name_at_start(system, evaluation.systems)

@@ -112,7 +112,7 @@ def judge_run(
     if held_out is None or result.adapter_path is None:
         raise ConflictError(
             f"run {run_id} has no held-out rows or no trained weights",
-            expected="a finished run whose recipe has data.held_out",
+            expected="a finished run with data.held_out in its recipe",
             do="evaluate it with: luthier eval RUN --data held_out.jsonl",
         )
     # Base and tuned model run with the precision and template of the plan, so that only the training differs.

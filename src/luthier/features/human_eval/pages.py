@@ -373,7 +373,7 @@ def pairs(context: HomeContext, caller: Reader, panel_id: str) -> Response:
         reasons = ", ".join(f"{number} ({reason})" for reason, number in found.left_out.items())
         raise RequestError(
             f"no pair on which people agreed: {reasons or 'nothing is rated yet'}",
-            expected="at least one item of which most raters prefer one answer",
+            expected="at least one item where most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )
     content = b"".join(json_utf8(row) + b"\n" for row in found.rows)

@@ -99,8 +99,8 @@ def same_base(context: Context, judge: str, systems: Mapping[str, str]) -> tuple
     """
     own = _base_of(context, judge)
     return tuple(
-        f"{judge} judges {shown}, and both are {own}: models are known to prefer what they would have written. Let "
-        "another model judge, or people."
+        f"{judge} judges {shown}, and both are {own}: models prefer answers in their own style. Choose "
+        "another model as judge, or people."
         for shown, made_of in systems.items()
         # Compared by the last part of the name: quantised copies and re-uploads are the same model.
         if _plain(_base_of(context, made_of)) == _plain(own)

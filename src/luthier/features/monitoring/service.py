@@ -289,7 +289,7 @@ def set_model_settings(context: Context, project_id: str, model: str, settings: 
     """
     if len(settings.groups) > _MAX_GROUPS:
         raise RequestError(
-            f"{len(settings.groups)} groups", expected=f"at most {_MAX_GROUPS}", do="name those that matter most"
+            f"{len(settings.groups)} groups", expected=f"at most {_MAX_GROUPS}", do="name the most important ones"
         )
     for name, pattern in settings.groups.items():
         if not _GROUP_NAME.fullmatch(name):

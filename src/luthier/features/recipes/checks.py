@@ -113,7 +113,7 @@ def check_task_head(recipe: Recipe) -> None:
     ):
         if is_there:
             raise RecipeError(
-                f"{came} with objective {recipe.objective.name}, whose model has a head instead of text",
+                f"{came} with objective {recipe.objective.name}: its model has a head and writes no text",
                 expected="settings of rows with one label, number or text each, and metrics of whole answers",
                 do=f"remove {came.split()[0]}, or choose objective: {{name: sft}}",
             )
@@ -266,7 +266,7 @@ def check_metrics(metrics: Sequence[MetricName], examples: Sequence[Example]) ->
     if (unpaired := next((e for e in examples if e.is_wanted is not None), None)) is not None:
         raise RequestError(
             f"held-out rows such as {unpaired.id}, a single answer marked as {_MARKS[bool(unpaired.is_wanted)]}",
-            expected="preference pairs (chosen and rejected), or rows whose answers are all good ones",
+            expected="preference pairs (chosen and rejected), or rows with good answers only",
             do="name a file of pairs as data.held_out; data.validation takes unpaired rows",
         )
     paired = sorted({m for m in metrics if any(d.needs == "pairs" for d in load_metrics([m]))})

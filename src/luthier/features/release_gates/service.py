@@ -331,7 +331,7 @@ def _results(context: Context, project_id: str, judged: Origin) -> Results:
         return _of_present_result(found, judged.saved, whose=judged.checkpoint or "")
     # Results are of the weights that the run made: replaced files would be deployed under their name.
     if not _has_its_weights(context, judged.run_id):
-        return Results(set_aside=("The weights on the disk are not those that the run made, so no result counts.",))
+        return Results(set_aside=("The weights on the disk differ from those of the run, so no result counts.",))
     evaluation, aside = _own_evaluation(context, project_id, judged.run_id)
     found = Results(suites=tuple(suites), safety=safety, evaluation=evaluation, set_aside=aside)
     return _of_present_result(found, _saved_result(context, judged.run_id), whose="the run")

@@ -202,7 +202,7 @@ def _today(
     if asked == "given":
         if case.today.accuracy is None and case.today.counted is None:
             raise RequestError(
-                "verdict.today is given, and today says neither accuracy nor counted",
+                "verdict.today is given, but today has neither accuracy nor counted",
                 expected="how accurate today's way is",
                 do="say today.accuracy, or today.counted: {num_correct: 62, num_answers: 100}",
             )
@@ -324,8 +324,8 @@ def _notes_on_baselines(case: Case, evaluation: Evaluation, today: SystemResult 
     simple = [system for system in evaluation.systems if not system.is_model]
     if not simple:
         yield (
-            f"Evaluation {evaluation.evaluation_id} holds no baseline without a language model: nothing but the base "
-            "model, with or without examples, was compared, and a classifier may do as well. Evaluate again where the "
+            f"Evaluation {evaluation.evaluation_id} has no baseline without a language model: only the base model "
+            "was compared, with or without examples, and a classifier may be as good. Evaluate again where the "
             "training rows are known (docs/baselines.md)."
         )
     unknown = [system.name for system in simple if metric not in system.metrics]

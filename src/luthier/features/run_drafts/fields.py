@@ -302,7 +302,7 @@ _OF_METHODS: Final = (
     _field("method.targets", "Matrices", "names, groups or patterns", is_usual=False),
     _field("method.layers.first", "First layers", "how many", unset="every layer", is_usual=False),
     _field("method.layers.last", "Last layers", "how many", unset="every layer", is_usual=False),
-    _field("method.modules_to_save", "Trained in whole", "names of embeddings and head", unset="none", is_usual=False),
+    _field("method.modules_to_save", "Fully trained", "names of embeddings and head", unset="none", is_usual=False),
 )
 _NLL_OVER: Final = {"all": "prompt and answer", "answer": "the answer alone"}
 _BY_SAMPLE: Final = {"token": "each token of the answers", "sample": "each conversation, however long"}

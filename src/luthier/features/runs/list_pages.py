@@ -177,7 +177,7 @@ def _delete_chosen(request: Request, context: Context, caller: Caller, chosen: S
 
 def _changes(do: Action, word: str) -> LabelChanges:
     if do in ("tag", "untag") and not word.strip():
-        raise RequestError("no tag", expected="a word", do="write the tag into the field beside the buttons")
+        raise RequestError("no tag", expected="a word", do="write the tag into the field next to the buttons")
     match do:
         case "archive" | "restore":
             return LabelChanges(is_archived=do == "archive")

@@ -328,7 +328,7 @@ def set_aside(context: Context, caller: Caller, run_id: str, *, with_models: boo
         if num := len(context.deployments.routing_to(model)):
             raise ConflictError(
                 f"{counted(num, 'deployment routes', 'deployments route')} to {model}, a model of run {run_id}",
-                expected="a run whose models no deployment routes to",
+                expected="a run without deployments of its models",
                 do="deploy another model there first, or remove the deployment",
             )
     refuse_in_use(context, caller, run_id)

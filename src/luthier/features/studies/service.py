@@ -119,7 +119,7 @@ def begin(
     if plan.objective.draws:
         raise RequestError(
             f"objective {plan.objective.name}: its loss does not show how good a trial is",
-            expected="an objective whose loss on validation rows can be compared",
+            expected="an objective with a comparable loss on validation rows",
             do="search with sft or a preference objective, and use the settings that it finds",
         )
     space = default_space(plan, most_rank=_max_rank(plan))
@@ -312,7 +312,7 @@ def _refuse_goals(request: StudyRequest) -> None:
     if "quality" not in request.goals or len(set(request.goals)) < len(request.goals):
         raise RequestError(
             f"goals {', '.join(request.goals) or 'none'}",
-            expected="each once, and quality among them: the smallest adapter is one that has learned nothing",
+            expected="each goal once, including quality: the smallest adapter has learned nothing",
             do="write for example: --objective quality,size",
         )
     # `tpe` is the default, and is replaced where there are several goals.

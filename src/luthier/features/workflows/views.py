@@ -206,7 +206,7 @@ def stage_page(context: Context, caller: Caller, pipeline_id: str, name: str) ->
     except OSError:
         raise NotFoundError(
             f"{pipeline_id} has no page {name}",
-            expected="an automl run or a retraining whose rows were audited",
+            expected="an automl run or a retraining with audited rows",
             do="see its stages, and wait until they were",
         ) from None
 

@@ -157,7 +157,7 @@ def _without(rule: GateRule, why: str, results: Results) -> str:
 
 
 def _other(result_id: str, fingerprint: str) -> str:
-    return f"{result_id} has the fingerprint {fingerprint[:12]}, which is not one of those that the gate names"
+    return f"{result_id} has the fingerprint {fingerprint[:12]}, which the gate does not name"
 
 
 def _task(rule: GateRule, tasks: Sequence[TaskResult], name: str, where: str) -> TaskResult:

@@ -78,7 +78,9 @@ def names_in(systems: Sequence[SystemResult], translate: Callable[[str], str]) -
     shown = {one.name: short_name(one, systems) for one in systems}
     # A model that is evaluated by its own name or by that of its run keeps it: "tuned model" would say less.
     ours = {one.name for one in systems if not one.is_model or one.name in SIDES or one.is_prompted}
-    made = {name: translate(short) if name in ours else _with_examples(name, translate) for name, short in shown.items()}
+    made = {
+        name: translate(short) if name in ours else _with_examples(name, translate) for name, short in shown.items()
+    }
     counts = Counter(made.values())
     return {name: new for name, new in made.items() if counts[new] == 1 and (name in ours or new != name)}
 

@@ -461,7 +461,7 @@ def _why(method: WorkMethod, option: Option, word: str, budget: BudgetRecipe | N
     general = {
         "full": "learns most, forgets most; every copy is a whole model",
         "lora": "a small adapter on an unchanged base; forgets least",
-        "adalora": "LoRA whose ranks move between matrices; a little more memory and time, needs many steps",
+        "adalora": "LoRA that moves ranks between matrices; needs slightly more memory and time, and many steps",
         "qlora": "LoRA on 4-bit weights: least memory, slower, and the base is coarser",
     }
     capped = "; a cap may stop it before its end" if _over(option, budget, at_worst=True) else ""

@@ -306,9 +306,9 @@ def _modules_to_save(pick: _Picker, structure: Structure, targets: Sequence[str]
     saved = resolve_modules_to_save(structure, pick.recipe.modules_to_save, targets)
     if saved:
         num = num_saved_parameters(structure, saved)
-        why = f"in the recipe: {num:,} parameters, which are trained in whole"
+        why = f"in the recipe: {num:,} parameters, fully trained"
         if structure.ties_embeddings:
-            why = f"in the recipe: embeddings and head share {num:,} parameters, which are trained in whole"
+            why = f"in the recipe: embeddings and head share {num:,} parameters, fully trained"
         pick.sources.note("method.modules_to_save", "asked", why)
     return saved
 

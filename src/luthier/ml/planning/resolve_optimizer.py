@@ -195,7 +195,7 @@ def resolve_average(
     """
     averages_itself = rules_of(optimizer).averages_weights
     if recipe is None and averages_itself:
-        sources.note("training.average", "default", f"off: {optimizer} has an average of its own, which is what counts")
+        sources.note("training.average", "default", f"off: {optimizer} keeps its own average of the weights")
         return None
     if recipe is None:
         sources.note("training.average", "default", "off: the weights of the best step count (docs/regularisation.md)")

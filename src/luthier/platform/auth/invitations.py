@@ -84,7 +84,7 @@ def invite(
         raise RequestError(
             f"{_MAX_OPEN} invitations of this project are open",
             expected="fewer than that",
-            do="withdraw those that are no longer needed",
+            do="withdraw invitations that are no longer needed",
         )
     # Only the digest is stored: who reads the database cannot accept an invitation.
     token = secrets.token_urlsafe(_NUM_TOKEN_BYTES)

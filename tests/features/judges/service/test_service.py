@@ -69,7 +69,7 @@ def test_a_judge_of_the_systems_own_family_is_named(context: Context) -> None:
     systems = {"tuned": RUN_ID, "base": "model-7b", "other": "model-8b", "served": "http://a/v1#Model-7B"}
     found = same_base(context, "https://b/v1#org/model-7b", systems)
     assert [one.split(", and both")[0].rpartition(" ")[2] for one in found] == ["tuned", "base", "served"]
-    assert "prefer what they would have written" in found[0]
+    assert "prefer answers in their own style" in found[0]
     assert len(same_base(context, RUN_ID, systems)) == 3
     assert same_base(context, "another", systems) == ()
     assert same_base(context, "another", {"lost": "run-20200101-000000-abcdef"}) == ()

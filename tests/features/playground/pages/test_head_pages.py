@@ -223,7 +223,7 @@ def test_who_may_not_ask_finds_nothing(home: Context, browser: Browser, heads: d
     page = other.get("/playground/head", params={"model": name})
     assert page.status_code == 404
     assert 'role="alert"' in page.text
-    assert "There is no such model yet" in other.get("/playground/head").text
+    assert "This model does not exist yet" in other.get("/playground/head").text
     assert "does not exist" in give(other, "nobody", text="a")
 
 

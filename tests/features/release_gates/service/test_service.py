@@ -187,7 +187,7 @@ def test_other_weights_than_those_that_were_judged_are_refused(context: Context,
     weights.write_bytes(b"others")
     outcome = newest_outcome(context, "default", good, path)
     assert not outcome.passed
-    assert "not those that the run made" in outcome.outcomes[0].sentence
+    assert "differ from those of the run" in outcome.outcomes[0].sentence
     # Also in a home that was copied to this machine, where the folder of the training is not.
     context.runs.update(good, result=right.model_copy(update={"adapter_path": "/elsewhere/runs/model"}))
     assert not newest_outcome(context, "default", good, path).passed

@@ -247,7 +247,7 @@ def test_an_evaluation_without_baselines_works_and_says_what_is_missing(answer: 
     found = answer(judged=evaluation(old)).result
     assert found.answer == "yes"
     assert [way.name for way in found.alternatives] == ["few_shot"]
-    assert any("holds no baseline without a language model: nothing but the base" in note for note in found.notes)
+    assert any("has no baseline without a language model: only the base" in note for note in found.notes)
     assert "without_model" in {way.name for way in found.not_priced}
 
 

@@ -65,7 +65,7 @@ def test_a_thread_over_two_days_is_a_row_and_the_rest_is_counted(tmp_path: Path)
             ("assistant", "See the page (https://x.example/a?b=1&c=2)\n\nSecond <b>"),
         ]
     ]
-    assert dict(done.tally.left_out) == {"threads whose first message is missing": 1}
+    assert dict(done.tally.left_out) == {"threads without their first message": 1}
     assert dict(done.tally.parts_left_out) == {
         "attachments": 1,
         "messages outside of threads": 1,

@@ -14,15 +14,15 @@ from luthier.platform.ui.i18n.catalog import catalog
 
 _WORD = re.compile(r"[^\W\d_]{2,}(?:[-'’][^\W\d_]+)*")
 _PLACEHOLDER = re.compile(r"\{\w+(?::t)?\}|</?\d+>|`[^`]*`")
-_KEY = re.compile(r"\S*(?:[/_=:]\w|\w[._]\w)\S*|\b[a-z]+-20\d\d\S*")
+_KEY = re.compile(r"\S*(?:[/_=:]\w|\w[._]\w)[^\s,;)]*|\.[a-z]+|\b[a-z]+-20\d\d\S*")
 """Addresses, file names, keys of recipes and ids."""
 _NAMES = re.compile(
-    r"(?<![\w-])(?:(?:Answers|Train|Rows)(?: · tiny)?(?: · (?:25 Nov|…))?|answers(?: v1|-[\w-]+)?|support(?:-bot)?|workshop"
-    r"|wood|style|general|sql|strict judge|maple|cedar|spruce|right|wrong|question|read, train, infer, admin|English"
-    r"|a second one|front-desk|(?:Granite|Mistral) [\w.]+(?: \w)? Small|refusal|stereotypes|toxicity|classify|strict"
-    r"|sequence|friend|mine|Laptop|friend)(?![\w-])"
+    r"(?<![\w-])(?:(?:Answers|Train|Rows)(?: · tiny)?(?: · (?:25 Nov|…))?(?: \(\w{6}\))?(?:, step \d)?|, step \d"
+    r"|answers(?: v1)?|support(?:-bot)?|front-desk|a second one|default|prompt|completion|strict judge|right|wrong|question|English"
+    r"|(?:Granite|Mistral) [\w.]+(?: \w)? Small|refusal|stereotypes|toxicity|style|general|read, train, infer, admin"
+    r"|sequence|reward|base|last|none|tune, compare-models, automl, distill, retrain)(?![\w-])"
 )
-"""Names that the tests have given to things, tasks and labels, names of models, and keys in selects."""
+"""Names that the tests have given to things, tasks and labels, names of models, and keys in selects and lists."""
 
 
 @cache
@@ -48,7 +48,8 @@ def texts_in_english(texts: Iterable[str]) -> list[str]:
 def _has_other_translation(text: str) -> bool:
     texts = catalog("de")
     known = texts.sentences.get(text) or next(iter(texts.pages.get(text, ())), text)
-    return known != text
+    # `Start` is the German of `Home`, and the English of a button.
+    return known != text and not texts.is_translation(text)
 
 
 def _words_of(texts: Iterable[str]) -> set[str]:

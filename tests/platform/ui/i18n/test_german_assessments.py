@@ -170,7 +170,7 @@ RULES: tuple[dict[str, Any], ...] = (
 def test_every_outcome_of_a_gate_is_german() -> None:
     leaked = make_task("sql").model_copy(update={"num_leaked": 2})
     whole = Results((make_suite_result(),), make_safety_result(), make_evaluation())
-    aside = "The weights on the disk are not those that the run made, so no result counts."
+    aside = "The weights on the disk differ from those of the run, so no result counts."
     found: list[str] = []
     for results in (whole, Results(), replace(whole, evaluation=None, set_aside=(aside,))):
         for gate in (

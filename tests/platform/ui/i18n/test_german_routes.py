@@ -43,12 +43,12 @@ MADE_UP = re.compile(
         (
             r"(?:rows\.jsonl|ended, |beendet, )? ?is on a full disk, as the home and (?:tiny )?are",
             r"(?:nicht unterscheidbar ?)?(?:Rows ·.*?25 Nov|\S+)? ?is not better than (?:tiny )?\+ 4 (?:examples)?\.",
-            r"jobs/a\.pdf cannot be read|room in the home|empty tiny|no room in runs|orders\.jsonl has no rows",
+            r"jobs/(?:a\.pdf)? cannot be read(?: Im Eingang öffnen)?|room in the home|empty tiny|no room in runs|orders\.jsonl has no rows",
             r"train\.jsonl was read|a document with text|add another one|/imagine cats/dogs and what the row says",
-            r"Answer with one SQL(?: query\.)?(?: · automl)?|Tune smollm2-135m-instruct: .*|12 exact duplicates",
+            r"Answer with one SQL(?: query\.)?(?: · AutoML)?|Tune smollm2-135m-instruct: .*|12 exact duplicates",
             r"(?:besser |\d Bedenken )?The (?:tuned )?model (?:writes queries|refuses less) .*|<script>alert.*",
             r"By execution accuracy it gains .*|200 rows are few .*|Three labels of unequal size.*|Cannot tell\.",
-            r"The judge likes long answers.*|Refusal of harmful requests fell .*|Refusals are found by phrases.*",
+            r"The judge likes long (?:answers)?.*|Refusal of harmful requests fell .*|Refusals are found by phrases.*",
             r"Pairs of sentences measure .*|A list of words finds .*|few rows|one row|enough for most",
             r"bfloat16 was faster|transformers|smollm2-135m-instruct, gemma3-270m|.*Mixture of Experts.*",
         )

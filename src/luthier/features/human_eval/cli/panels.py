@@ -391,7 +391,7 @@ def pairs(
     if not found.rows:
         raise RequestError(
             f"no pair on which people agreed: {_reasons(found) or 'nothing is rated yet'}",
-            expected="at least one item of which most raters prefer one answer",
+            expected="at least one item where most raters prefer one answer",
             do="wait for more ratings, or add raters",
         )
     lines = b"".join(json_utf8(row) + b"\n" for row in found.rows)

@@ -208,7 +208,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("rows are left out by a rule; see `luthier data audit` and `data repair`", "min_sample_len",
               "dataset_exact_deduplication", off=(False, 0)),
     **missing("rows in the order of their difficulty", "curriculum_sampling"),
-    **missing("how answers are drawn, beside the temperature", "trl.top_p", "trl.top_k", "trl.min_p",
+    **missing("sampling settings other than the temperature", "trl.top_p", "trl.top_k", "trl.min_p",
               "trl.repetition_penalty", off=(1.0, 0)),
     **missing("changes of the model's config", "overrides_of_model_config", "overrides_of_model_kwargs",
               "rope_scaling", off=({},)),

@@ -45,7 +45,7 @@ MODEL_KEYS: Final[Mapping[str, Key]] = MappingProxyType({
     **harmless("PEFT itself finds how a matrix is stored", "lora_fan_in_fan_out"),
     **harmless(f"{_NOT_READ}; for the loss of routers see objective.router_aux_loss", "model_config"),
     **harmless(_NOT_READ, "eta_min", "adam_eps", "full_finetune", "base_model_ignore_patterns"),
-    **missing("tokens beside the tokenizer's own", "special_tokens.additional_special_tokens", "tokens",
+    **missing("tokens in addition to the tokenizer's own", "special_tokens.additional_special_tokens", "tokens",
               "added_tokens_overrides", off=([], {})),
     **missing("rows of the embeddings are removed", "shrink_embeddings"),
     **missing("another tokenizer than the model's own", "tokenizer_config", off=("",)),

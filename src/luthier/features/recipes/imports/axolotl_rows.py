@@ -102,7 +102,7 @@ DATASET_KEYS: Final[dict[str, Key]] = {
               "datasets.type.prompt_format", "datasets.type.chosen_format", "datasets.type.rejected_format",
               "datasets.type.completion_format",
               off=("", "{instruction}", "{prompt}", "{chosen}", "{rejected}", "{completion}", "{system}")),
-    **missing("an input beside the instruction: join them in the rows", "datasets.type.field_input", off=("",)),
+    **missing("an input in addition to the instruction: join them in the rows", "datasets.type.field_input", off=("",)),
 }  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def _put_several(t: Translation, key: str, place: str, objective: str) -> None:
         found += [RowSource(**source, columns=columns) for source in own]
         templates.append(inner.recipe.get("data.template"))
     if any(template != templates[0] for template in templates):
-        t.refuse(key, "plain texts beside conversations: a recipe has one template for all rows", set_by=place)
+        t.refuse(key, "plain texts together with conversations: a recipe has one template for all rows", set_by=place)
     elif found:
         t.put_sources(place, found, key)
         if templates[0] is not None and place == "data.train":

@@ -91,7 +91,7 @@ KEYS: Final[dict[str, Key]] = {
     **harmless("prompts have no loss in any case", "ignore_pad_token_for_loss"),
     **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`", "trust_remote_code"),
     **missing("it continues training an adapter", "adapter_name_or_path", "adapter_folder", off=("",)),
-    **missing("tokens beside the tokenizer's own", "resize_vocab", "add_tokens", "add_special_tokens",
+    **missing("tokens in addition to the tokenizer's own", "resize_vocab", "add_tokens", "add_special_tokens",
               "new_special_tokens_config", "split_special_tokens", off=(False, "")),
     **missing("datasets take turns by probabilities: give sources a weight", "mix_strategy", "interleave_probs",
               off=("concat", "")),
@@ -217,7 +217,7 @@ def _put_objective(t: Translation) -> str:
     if (weight := number(t.take("pref_ftx", 0))) and name in ("dpo", "ipo", "simpo"):
         t.put("objective.nll_weight", weight, "pref_ftx")
     elif weight:
-        t.refuse("pref_ftx", "cross-entropy beside dpo, ipo and simpo alone")
+        t.refuse("pref_ftx", "cross-entropy is added to dpo, ipo and simpo only")
     t.same("pref_ftx", "off")
     if stage == "kto":
         for key, place in (("kto_chosen_weight", "desirable_weight"), ("kto_rejected_weight", "undesirable_weight")):

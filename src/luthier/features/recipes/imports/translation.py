@@ -240,7 +240,7 @@ class Translation:
             # `0 == False` in Python: a number that is 0 counts as off, too.
             is_off = any(value == off for off in known.off)
             return Entry(key, value, "harmless", {}, "off") if is_off else Entry(key, value, "missing", {}, known.note)
-        return Entry(key, value, "missing", {}, "it has no meaning beside the other keys of this file")
+        return Entry(key, value, "missing", {}, "it has no effect with the other keys of this file")
 
     def _enter(self, entry: Entry) -> None:
         self._entries[entry.key] = entry

@@ -97,7 +97,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("4 bits are nf4 here", "bnb_4bit_quant_type", off=("nf4",)),
     **missing("settings of the model's class", "model_init_kwargs", "dataset_kwargs", "generation_kwargs",
               "chat_template_kwargs", off=({},)),
-    **missing("the loss of routers beside another objective; see objective.router_aux_loss", "router_aux_loss_coef",
+    **missing("the router loss with another objective; see objective.router_aux_loss", "router_aux_loss_coef",
               off=(0, 0.0)),
     **missing("the order of rows before they are batched", "shuffle_dataset", off=(True, False)),
     **missing("a variant of the loss", "loss_weights", "use_weighting", "ld_alpha", "discopop_tau",
@@ -108,7 +108,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("a divergence other than the reverse KL", "f_divergence_type", off=("reverse_kl",)),
     **missing("a reference model that moves", "sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
     **missing("draws of several steps at once", "steps_per_generation", "generation_batch_size", off=()),
-    **missing("how answers are drawn, beside the temperature", "top_p", "top_k", "min_p", "repetition_penalty",
+    **missing("sampling settings other than the temperature", "top_p", "top_k", "min_p", "repetition_penalty",
               "vllm_structured_outputs_regex", "max_tool_calling_iterations", off=(1.0, 0, "")),
 }  # fmt: skip
 
@@ -184,7 +184,7 @@ def _put_method(t: Translation, trainer: str) -> None:
         for key in ("load_in_4bit", "load_in_8bit"):
             if not t.take(key, False):
                 t.same(key, "off")
-        t.same("disable_dropout", "models of today have no dropout of their own")
+        t.same("disable_dropout", "current models have no dropout")
         return
     put_name(t, _ADAPTER.switches, is_4bit=is_4bit, is_8bit=is_8bit, variants=variants)
     put_adapter(t, _ADAPTER, disables_dropout=is_off)

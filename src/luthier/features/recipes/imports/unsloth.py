@@ -49,7 +49,7 @@ KEYS: Final[dict[str, Key]] = {
         **harmless("code of a model is never run: a model that needs it is refused by `luthier plan`",
                    "trust_remote_code"),
         **missing("another position encoding", "rope_scaling", off=({},)),
-        **missing("tokens beside the tokenizer's own", "resize_model_vocab", off=(0,)),
+        **missing("tokens in addition to the tokenizer's own", "resize_model_vocab", off=(0,)),
         **missing("a training with quantised weights (QAT, FP8)", "qat_scheme", "load_in_fp8"),
     }),
     **_of("get_peft_model", {

@@ -97,7 +97,7 @@ def convert(path: Path, kind: ExportKind, name: str, output: Path, chosen: Itera
         if not assistants:
             raise DataError(
                 f"who answers in {name} is not clear: {NO_OWN_ADDRESS}",
-                expected="your own address, whose mails are the answers",
+                expected="your own address: its mails are the answers",
                 do="name your own address, or @domain, as who answers",
             )
         exchanges = archive.exchanges()

@@ -64,7 +64,7 @@ def slack_exchanges(folder: Path, name: str, chosen: Assistants, tally: Tally) -
                 tally.parts_left_out["messages outside of threads"] += 1
                 continue
             if began not in thread:
-                tally.left_out["threads whose first message is missing"] += 1
+                tally.left_out["threads without their first message"] += 1
                 continue
             opener = _author(in_order[0])
             turns = tuple(_turn(message, opener, users, names, chosen, tally) for message in in_order)

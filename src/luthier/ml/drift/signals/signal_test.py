@@ -180,7 +180,8 @@ def _sentence(column: Column, state: SignalState, found: Evidence, num_before: i
     if column.kind == "share":
         return f"{column.title}: {side}; {moved}."
     below, above = math.floor(100 * found.low), math.ceil(100 * found.high)
-    return f"{column.title}: {moved} {side}, to where {below} to {above}% of those before lay."
+    share = f"about {100 * found.moved:.0f}% of the exchanges"
+    return f"{column.title}: {share} moved {side}, into the range that had {below} to {above}% before."
 
 
 _SLOWER: Final = "See what else runs on the machine and whether prompts or answers have become longer; add a replica."

@@ -117,8 +117,8 @@ class Citations:
         ]
         if "us_case" in task.forms and not has_eyecite():
             said.append(
-                f"eyecite is not installed ({install_command('law')}): decisions are found only where parties or a "
-                "year stand with them."
+                f"eyecite is not installed ({install_command('law')}): decisions are found only next to "
+                "parties or a year."
             )
         if task.patterns:
             said.append(f"{', '.join(sorted(task.patterns))}: any text that fits the pattern counts as a citation.")

@@ -423,8 +423,8 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
         return
     if measured.alone is not None:
         yield (
-            f"It answers alone from a confidence of {measured.alone.threshold:.2f} on, chosen to be right in "
-            f"{words.share(measured.alone.asked)} and evaluated on other rows than those that it was chosen on."
+            f"It answers alone from a confidence of {measured.alone.threshold:.2f} on, a threshold chosen for "
+            f"{words.share(measured.alone.asked)} right answers and evaluated on other rows."
         )
     now = today_accuracy(case, measured)
     ending = (

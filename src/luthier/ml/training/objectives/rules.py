@@ -126,7 +126,7 @@ LOSS_TYPES: Final[Mapping[str, str]] = {
     "sigmoid": "the usual one (DPO)",
     "sigmoid_norm": "per token, so that long answers do not weigh more",
     "hinge": "up to a margin (SLiC)",
-    "robust": "for labels of which a share is swapped",
+    "robust": "for labels with a share of swapped ones",
     "exo_pair": "exact optimisation (EXO)",
     "nca_pair": "keeps chosen answers likely (NCA)",
     "bco_pair": "each answer by itself (BCO)",
