@@ -23,7 +23,13 @@ from luthier.features.recipes.imports.hf_arguments import (
     put_warmup,
     warms_up_itself,
 )
-from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_modules_to_save, put_name
+from luthier.features.recipes.imports.methods import (
+    ALL_LINEAR,
+    AdapterKeys,
+    put_adapter,
+    put_modules_to_save,
+    put_name,
+)
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "axolotl 0.18.0"
@@ -377,7 +383,7 @@ def _put_method(t: Translation) -> None:
     if ratio is not None:
         t.put("method.learning_rate_ratio", number(ratio), "loraplus_lr_ratio")
     if t.take("lora_target_linear"):
-        t.put("method.targets", "all-linear", "lora_target_linear")
+        t.put("method.targets", "all-linear", "lora_target_linear", note=ALL_LINEAR)
         t.take("lora_target_modules")
         t.same("lora_target_modules", "all linear matrices are targets already")
         put_adapter_without_targets(t)
