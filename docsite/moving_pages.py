@@ -66,8 +66,8 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
   other there; here they never do, as with `neat_packing`.
 - **`lora_target: all`** becomes `all-linear`, which gives the experts of a mixture
   [adapters, too](../methods.md#which-matrices-carry-an-adapter).
-- **KTransformers and Megatron** (`use_kt`, `tensor_model_parallel_size` and others) are refused: they train other
-  adapters, or with another loss.
+- **KTransformers and Megatron** (`use_kt`, `tensor_model_parallel_size` and others) are refused: their trainers have
+  adapters, losses and batches of their own.
 - **`mask_history: true`** is refused: give earlier answers of a row `weight: 0`.
 - **`stage: ppo`** is refused; see [reinforcement](../reinforcement.md) for `grpo`.
 """,

@@ -122,6 +122,9 @@ def test_a_key_that_leaves_training_as_it_is_leaves_the_recipe_as_it_is(tmp_path
         {**QLORA, "peft": {"loftq_config": {"loftq_bits": 4}}},
         {"overrides_of_model_config": {"output_router_logits": True}},
         {"shrink_embeddings": True},
+        {"llama4_linearized_experts": True},
+        {"lisa_n_layers": 4},
+        {"ebft": {"mode": "structured"}},
         {"pretrain_multipack_attn": False},
         {"tokens": ["<|im_start|>"]},
     ],
@@ -152,3 +155,8 @@ def test_devices_that_share_rows_are_one_factor_of_the_batch(tmp_path: Path) -> 
     assert "a copy of the model takes 4" in refusals(tmp_path, given, num_devices=6)
     assert made(tmp_path, given, num_devices=6, overrides=["training.global_batch_size=6"])
     assert size(axolotl(micro_batch_size=2, tensor_parallel_size=1), 8) == 16
+
+
+@pytest.mark.parametrize("name", ["org/Llama-4-Scout-Linearized-BNB-NF4-BF16", "org/Qwen3-NVFP4", "org/base-bnb-4bit"])
+def test_a_base_that_is_stored_in_fewer_bits_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    assert "quantised already" in refusals(tmp_path, axolotl(base_model=name))
