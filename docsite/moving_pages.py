@@ -36,6 +36,18 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
   training and in use.
 - **`chat_template`.** Luthier uses the model's own chat template instead of axolotl's copy of that of its family.
   Templates of no family (`chatml`, `alpaca`) are refused: `--set data.template=chat` uses the model's own.
+- **`special_tokens`.** A token that the tokenizer has in that role anyway is not needed, nor is an `eos_token` that the
+  chat template writes behind each answer. The tokenizer's own are known for a model in a folder, and for Llama 2, Code
+  Llama and OpenLLaMA; other tokens are refused.
+- **`quantize_moe_experts`.** Experts whose matrices are in one tensor keep 16 bits: more exact, with more memory, which
+  the plan counts. `lora_target_linear: true` becomes `all-linear`, which gives these experts
+  [adapters, too](../methods.md#which-matrices-carry-an-adapter); axolotl leaves them out.
+- **`tokenizer_use_mistral_common`.** `--set data.template=chat` uses the model's own chat template and tokenizer.json
+  instead.
+- **`tensor_parallel_size`, `context_parallel_size`.** Devices that hold one copy of the model share its rows:
+  `--devices` is divided by both.
+- **`model_config`, `eta_min`** and other keys that axolotl does not read change nothing. The loss of routers is
+  `objective.router_aux_loss`, the end of a schedule `training.min_lr_ratio`.
 - **`train_on_inputs: true`** is refused. For plain texts use the type `completion`, with which both programs learn the
   whole text.
 """,
@@ -52,17 +64,24 @@ PAGES: Final[dict[str, tuple[str, str]]] = {
 - **`packing`, `neat_packing`** become `training.global_batch_tokens`: rows x accumulated x devices x `cutoff_len`. A
   step then has as many rows as have that many tokens on average. With `packing` alone, rows of a sequence see each
   other there; here they never do, as with `neat_packing`.
+- **`lora_target: all`** becomes `all-linear`, which gives the experts of a mixture
+  [adapters, too](../methods.md#which-matrices-carry-an-adapter).
+- **KTransformers and Megatron** (`use_kt`, `tensor_model_parallel_size` and others) are refused: their trainers have
+  adapters, losses and batches of their own.
 - **`mask_history: true`** is refused: give earlier answers of a row `weight: 0`.
 - **`stage: ppo`** is refused; see [reinforcement](../reinforcement.md) for `grpo`.
 """,
     ),
     "trl": (
-        "luthier import sft.yaml --trainer sft -o recipe.yaml --set 'method.targets=[q_proj, v_proj]'",
+        "luthier import sft.yaml --trainer sft -o recipe.yaml",
         """- **The trainer** is in TRL's command (`trl dpo --config FILE`), not in the file: `--trainer` names it
   if no key shows it.
 - **Rows.** A `dataset_name` of the hub becomes a [remote source](../sources.md); `train[:1000]` and `train[:10%]`
   become `rows` and `fraction`: as many rows, chosen by a hash of each and not from the beginning.
-- **`lora_target_modules`** must be named: without it, PEFT chooses by the architecture.
+- **`lora_target_modules`.** Without it, PEFT chooses by the architecture. The same matrices are taken for a model in a
+  folder, by its `config.json`, and for families of the hub (Llama 2 and 3, Qwen 1.5 to 3 without experts, Mistral 7B,
+  SmolLM, Gemma 1 and 2, OPT, Pythia); of other models they must be named.
+- **`eos_token: <|im_end|>`** of Qwen's models becomes `data.template: chat`, which ends each answer with it.
 - **What is learned.** For rows with `messages` TRL learns every turn unless `assistant_only_loss` is true; Luthier
   learns the assistant's turns.
 - **`packing`** becomes `training.global_batch_tokens`: rows x accumulated x devices x `max_length`. A step then has as

@@ -33,9 +33,9 @@ def test_the_tokens_of_a_well_known_tokenizer_are_its_own(tmp_path: Path) -> Non
         found = made(tmp_path, axolotl(base_model=name, special_tokens=LLAMA_2))
         assert {outcomes(found)[f"special_tokens.{role}"] for role in LLAMA_2} == {"harmless"}
         came = refusals(tmp_path, axolotl(base_model=name, special_tokens={"eos_token": "<|im_end|>"}))
-        assert "its own is '</s>'" in came
+        assert "the tokenizer's own is </s>" in came
     came = refusals(tmp_path, axolotl(base_model="org/other", special_tokens=LLAMA_2))
-    assert came.count("its files are not here") == len(LLAMA_2)
+    assert came.count("is not known here") == len(LLAMA_2)
 
 
 def test_the_tokens_of_a_model_in_a_folder_are_read_from_it(tmp_path: Path) -> None:
@@ -122,6 +122,9 @@ def test_a_key_that_leaves_training_as_it_is_leaves_the_recipe_as_it_is(tmp_path
         {**QLORA, "peft": {"loftq_config": {"loftq_bits": 4}}},
         {"overrides_of_model_config": {"output_router_logits": True}},
         {"shrink_embeddings": True},
+        {"llama4_linearized_experts": True},
+        {"lisa_n_layers": 4},
+        {"ebft": {"mode": "structured"}},
         {"pretrain_multipack_attn": False},
         {"tokens": ["<|im_start|>"]},
     ],
@@ -149,6 +152,11 @@ def test_devices_that_share_rows_are_one_factor_of_the_batch(tmp_path: Path) -> 
     older = axolotl(micro_batch_size=2, sequence_parallel_degree=4)
     assert size(older, 8) == 4
     assert size(older | {"context_parallel_size": 2}, 8) == 8
-    assert "one copy of the model takes 4" in refusals(tmp_path, given, num_devices=6)
+    assert "a copy of the model takes 4" in refusals(tmp_path, given, num_devices=6)
     assert made(tmp_path, given, num_devices=6, overrides=["training.global_batch_size=6"])
     assert size(axolotl(micro_batch_size=2, tensor_parallel_size=1), 8) == 16
+
+
+@pytest.mark.parametrize("name", ["org/Llama-4-Scout-Linearized-BNB-NF4-BF16", "org/Qwen3-NVFP4", "org/base-bnb-4bit"])
+def test_a_base_that_is_stored_in_fewer_bits_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+    assert "quantised already" in refusals(tmp_path, axolotl(base_model=name))

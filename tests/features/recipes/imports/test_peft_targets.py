@@ -64,6 +64,9 @@ def test_the_architecture_of_a_folder_is_read_from_its_config(tmp_path: Path) ->
     assert targets(tmp_path, "./base") == ["q_proj", "v_proj", "fc1", "fc2"]
     # The model that is trained decides, not the one that the file names.
     assert targets(tmp_path, "./base", overrides=["base_model=hub:Qwen/Qwen2-0.5B@main"]) == QUERIES_AND_VALUES
+    assert targets(tmp_path, "./base", overrides=["base_model=qwen3-0.6b"]) == QUERIES_AND_VALUES
+    document = trl(model_name_or_path="./base", use_peft=True)
+    assert "lora_target" in refusals(tmp_path, document, trainer="sft", overrides=["base_model=qwen3-30b-a3b"])
     for text in ("[]", "no JSON", json.dumps({"model_type": "unheard_of"})):
         (folder / "config.json").write_text(text, encoding="utf-8")
         document = trl(model_name_or_path="./base", use_peft=True)

@@ -210,6 +210,11 @@ def test_why_a_key_of_another_tool_is_not_needed_or_has_no_counterpart(tool: str
     [
         axolotl(rl="simpo", adapter="lora", peft_use_dora=True, load_in_4bit=True, val_set_size=5, foo=1,
                 lr_scheduler_kwargs={"num_cycles": 2}, sample_packing=True, optimizer="other", chat_template="chatml"),
+        axolotl(special_tokens={"eos_token": "</s>"}, unfrozen_parameters=["layers.0"], tensor_parallel_size=1,
+                tokenizer_use_mistral_common=True, model_quantization_config="Mxfp4Config", shrink_embeddings=True),
+        axolotl(base_model="codellama/CodeLlama-7b-hf", special_tokens={"bos_token": "<b>"}, adapter="lora", lora_r=8,
+                lora_alpha=8, lora_target_linear=True, unfrozen_parameters=["lm_head"]),
+        trl(eos_token="</s>"),
         axolotl(datasets=[{"path": "org/rows", "type": "other", "roles_to_train": ["user"], "train_on_eos": "all"}],
                 train_on_inputs=True, rl="grpo", lora_modules_to_save=["embed_tokens"], adapter="lora"),
         trl(dataset_name="org/rows", use_peft=True, packing=True, loss_type="other", report_to="comet_ml",

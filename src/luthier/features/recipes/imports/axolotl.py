@@ -23,7 +23,13 @@ from luthier.features.recipes.imports.hf_arguments import (
     put_warmup,
     warms_up_itself,
 )
-from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_modules_to_save, put_name
+from luthier.features.recipes.imports.methods import (
+    ALL_LINEAR,
+    AdapterKeys,
+    put_adapter,
+    put_modules_to_save,
+    put_name,
+)
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
 
 VERSION: Final = "axolotl 0.18.0"
@@ -195,7 +201,12 @@ KEYS: Final[dict[str, Key]] = {
               "loraplus_lr_embedding", off=([],)),
     **missing("another course of the learning rate", "cosine_constant_lr_ratio", "lr_quadratic_warmup", off=(False, 0)),
     **missing("arguments of the optimizer; see training.optimizer in docs/recipe.md", "optim_args", off=({}, "")),
-    **missing("weights are reset while training (ReLoRA)", "relora", "relora_steps"),
+    **missing("weights are reset while training (ReLoRA)", "relora", "relora_steps", "relora_prune_ratio",
+              "jagged_restart_steps", "jagged_restart_warmup_steps", "jagged_restart_anneal_steps", off=(False, 0)),
+    **harmless("the machine, not what is trained", "relora_cpu_offload"),
+    **missing("layers are trained in turn (LISA)", "lisa_n_layers", "lisa_step_interval", "lisa_layers_attribute",
+              off=(0, "")),
+    **missing("a training of another kind, with sections of its own", "ebft", "diffusion", "llmcompressor", off=({},)),
     **missing("a training with quantised weights (QAT, FP8)", "qat", "fp8", "quantization"),
     **missing("another loss", "use_eaft", "dpo_use_weighting", "dpo_norm_loss"),
     **missing("axolotl itself refuses it; see objective.nll_weight", "rpo_alpha", off=(0,)),
@@ -377,7 +388,7 @@ def _put_method(t: Translation) -> None:
     if ratio is not None:
         t.put("method.learning_rate_ratio", number(ratio), "loraplus_lr_ratio")
     if t.take("lora_target_linear"):
-        t.put("method.targets", "all-linear", "lora_target_linear")
+        t.put("method.targets", "all-linear", "lora_target_linear", note=ALL_LINEAR)
         t.take("lora_target_modules")
         t.same("lora_target_modules", "all linear matrices are targets already")
         put_adapter_without_targets(t)

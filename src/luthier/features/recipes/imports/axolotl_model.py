@@ -27,7 +27,6 @@ _OWN_TOKENS: Final = (
 """Names on the hub of models whose tokenizer is known to have these tokens."""
 _TOKENS: Final = ("eos_token", "bos_token", "unk_token")
 _WHOLE_TEXT_MODEL: Final = frozenset(("model.language_model", "lm_head", "embed_tokens"))
-_NOT_READ: Final = "axolotl 0.18.0 has no such key, and trains as without it"
 
 MODEL_KEYS: Final[Mapping[str, Key]] = MappingProxyType({
     **{f"special_tokens.{name}": becomes("base_model", note="the model's own; others are refused") for name in _TOKENS},
@@ -43,14 +42,21 @@ MODEL_KEYS: Final[Mapping[str, Key]] = MappingProxyType({
                "resize_token_embeddings_to_32x"),
     **harmless("how embeddings of added tokens begin, and none are added", "mean_resizing_embeddings"),
     **harmless("PEFT itself finds how a matrix is stored", "lora_fan_in_fan_out"),
-    **harmless(f"{_NOT_READ}; for the loss of routers see objective.router_aux_loss", "model_config"),
-    **harmless(_NOT_READ, "eta_min", "adam_eps", "full_finetune", "base_model_ignore_patterns"),
+    **harmless("axolotl 0.18.0 does not read it; for the loss of routers see objective.router_aux_loss",
+               "model_config"),
+    **harmless("axolotl 0.18.0 has no such key, and trains as without it", "eta_min", "adam_eps", "full_finetune",
+               "base_model_ignore_patterns"),
     **missing("tokens in addition to the tokenizer's own", "special_tokens.additional_special_tokens", "tokens",
               "added_tokens_overrides", off=([], {})),
     **missing("rows of the embeddings are removed", "shrink_embeddings"),
     **missing("another tokenizer than the model's own", "tokenizer_config", off=("",)),
     **missing("training begins with random weights", "reinit_weights"),
     **missing("the adapter begins with the error of the quantisation (LoftQ)", "peft.loftq_config.loftq_bits"),
+    **missing("experts as separate matrices, of a base that is stored with them", "llama4_linearized_experts"),
+    **missing("weights of 1.58 bits", "use_onebitllms"),
+    **missing("weights that stay in 4 or 8 bits in their own format while an adapter is trained", "nvfp4_merge_aware",
+              "nvfp4_merge_aware_start_step", "dsv4_fp4_grouped_mode", "dsv4_fp8_nonexpert_mode",
+              off=(False, "", 0)),
     **missing("4 bits are nf4 with double quantisation here", "bnb_config_kwargs", "gptq",
               off=(False, {}, {"bnb_4bit_use_double_quant": True}, {"bnb_4bit_quant_type": "nf4"},
                    {"bnb_4bit_use_double_quant": True, "bnb_4bit_quant_type": "nf4"})),
@@ -89,8 +95,13 @@ def _put_tokens(t: Translation) -> None:
         elif name == "eos_token" and _ENDS.get(template) == token and chosen.get("data.template") == "chat":
             t.same(key, "the end of each answer is learned, as the chat template writes it")
         else:
-            known = f"its own is {own[name]!r}" if name in own else "its files are not here, so its own is not known"
-            t.refuse(key, f"another token than the tokenizer's own is not chosen here; {known}")
+            known = own.get(name)
+            note = (
+                f"the tokenizer's own is {known}, and another one is not chosen here"
+                if known
+                else "whether it is the tokenizer's own is not known here, and another one is not chosen"
+            )
+            t.refuse(key, note)
 
 
 def _own_tokens(t: Translation) -> Mapping[str, str]:

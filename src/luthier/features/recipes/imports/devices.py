@@ -22,8 +22,8 @@ def put_shared_devices(t: Translation, *keys: str) -> None:
     num_shared = prod(max(1, size) for size in sizes.values())
     given = [key for key, size in sizes.items() if size > 1]
     if num_shared > 1 and t.num_devices % num_shared and t.num_devices != 1:
-        came = f"{counted(t.num_devices, 'device')}, and one copy of the model takes {num_shared:,}"
-        t.refuse(given[0], f"{came}: name all devices with --devices", set_by="training.global_batch_size")
+        came = f"{counted(t.num_devices, 'device')}, and a copy of the model takes {num_shared:,}: name all of them"
+        t.refuse(given[0], came, set_by="training.global_batch_size")
     note = f"{num_shared:,} devices share their rows: they are one factor of the batch" if given else "off"
     for key in keys:
         t.same(key, note)

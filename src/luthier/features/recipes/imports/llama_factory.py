@@ -16,7 +16,7 @@ from luthier.features.recipes.imports.translation import Key, Translation, becom
 VERSION: Final = "LLaMA-Factory 0.9.6"
 _LOSSES: Final = {"sigmoid": "dpo", "hinge": "dpo", "ipo": "ipo", "orpo": "orpo", "simpo": "simpo"}
 _STAGES: Final = {"pt": "pretraining", "sft": "sft", "rm": "rank", "dpo": "dpo", "kto": "kto"}
-_MEGATRON: Final = "the trainer of Megatron, whose loss and batches are its own"
+_TRAINER: Final = "the trainer of Megatron, whose loss and batches are its own"
 _FOREIGN_TEMPLATES: Final = ("default", "alpaca", "vicuna", "fewshot", "custom", "base")
 """Templates that belong to no family of models: none has them as its own."""
 KEYS: Final[dict[str, Key]] = {
@@ -113,9 +113,9 @@ KEYS: Final[dict[str, Key]] = {
               "kt_config", "kt_weight_path", "kt_non_expert_weight_path", "kt_expert_checkpoint_path",
               "kt_use_lora_experts", "kt_lora_expert_num", "kt_lora_expert_intermediate_size", off=(False, {}, "")),
     **harmless("what is computed again in the backward pass", "kt_cpu_activation"),
-    **missing(_MEGATRON, "tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size",
+    **missing(_TRAINER, "tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size",
               "context_parallel_size", off=(1,)),
-    **missing(_MEGATRON, "sequence_parallel", "use_distributed_optimizer", "use_packed_sequences", "mixed_precision",
+    **missing(_TRAINER, "sequence_parallel", "use_distributed_optimizer", "use_packed_sequences", "mixed_precision",
               "export_hf_on_finish", "moe_grouped_gemm", "moe_token_dispatcher_type", "recompute_granularity",
               "bias_activation_fusion", "apply_rope_fusion", "overlap_param_gather", "overlap_grad_reduce",
               off=(False, "")),

@@ -10,6 +10,7 @@ from typing import Any, Final
 from luthier.features.recipes.imports.peft_targets import default_targets
 from luthier.features.recipes.imports.translation import Translation
 
+ALL_LINEAR: Final = "in a mixture of experts the experts get adapters, too; see method.targets"
 _TIED: Final = "where embeddings and head share one matrix, either name trains it for both"
 _IS_PATTERN: Final = re.compile(r"[\\()\[\]|*+?^$]")
 
@@ -112,14 +113,15 @@ def put_targets(t: Translation, keys: AdapterKeys) -> None:
     whole = [name for name in targets or () if name in keys.whole_targets]
     targets = [name for name in targets or () if name not in whole]
     if not targets and (chosen := default_targets(t, keys.model) if keys.model else ()):
-        t.put("method.targets", list(chosen), keys.targets, default="by the architecture", note="as PEFT chooses them")
+        t.put("method.targets", list(chosen), keys.targets, note="as PEFT chooses them")
     elif not targets:
         note = "PEFT chooses them by the architecture: name them, such as [q_proj, v_proj]"
         t.refuse(keys.targets, note, set_by="method.targets")
     else:
         is_all = targets in (["all"], ["all-linear"], ["all_linear"])
         places = "all-linear" if is_all else list(targets)
-        t.put("method.targets", places, keys.targets, default=keys.default_targets)
+        note = ALL_LINEAR if is_all else ""
+        t.put("method.targets", places, keys.targets, default=keys.default_targets, note=note)
     if keys.modules_to_save:
         put_modules_to_save(t, keys.modules_to_save, *([keys.targets] if whole else []), also=whole)
 

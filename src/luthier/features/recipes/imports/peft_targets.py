@@ -39,11 +39,15 @@ def default_targets(t: Translation, key: str) -> tuple[str, ...]:
         t: The translation, with the keys of the file.
         key: Their key of the base model.
     """
+    from luthier.ml.inference.models import catalog
+
     given = t.settled.get("base_model")
     base, name = (t.folder, str(t.given.get(key, ""))) if given is None else (t.target, str(given))
     name = re.sub(r"^hub:|@.*$", "", name)
     if t.reads_files and (folder := base / expanded(name)).is_dir():
         return TARGETS.get(_model_type(folder), ())
+    if (known := catalog.entries().get(name)) is not None:
+        return TARGETS.get(str(known.config.get("model_type")), ())
     # The whole name has to match: a variant such as a mixture of experts has other matrices.
     family = next((kind for pattern, kind in _FAMILIES if re.fullmatch(pattern, name)), "")
     return TARGETS.get(family, ())

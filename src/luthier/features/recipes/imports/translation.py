@@ -374,7 +374,8 @@ class Translation:
         """A base model: a folder, or a name on the hub."""
         name = str(value)
         revision = self.take(revision_key) if revision_key else None
-        if name.lower().endswith(("-bnb-4bit", "-gptq", "-awq", "-int4", "-fp8")):
+        packed = ("-bnb-4bit", "-bnb-nf4-bf16", "-gptq", "-awq", "-int4", "-fp8", "-nvfp4", "-mxfp4")
+        if name.lower().endswith(packed):
             note = "its weights are quantised already: name the model of 16 bits, and quantise by method.name: qlora"
             self.refuse(key, note, set_by="base_model")
         elif not self.reads_files and name.startswith(PATH_STARTS):
