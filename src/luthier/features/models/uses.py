@@ -94,8 +94,9 @@ def refuse_used_by_commands(context: Context, name: str, path: str | None = None
         path: The folder of a base model.
     """
     if commands := commands_using(context, name, path):
+        shown = ", ".join(commands[:_MAX_NAMED])
         raise ConflictError(
-            f"{name} is in use by {', '.join(commands[:_MAX_NAMED])}",
+            f"{name} is in use by {shown}",
             expected="a model that no command uses",
             do="wait until the command has ended, or stop it",
         )
