@@ -55,9 +55,8 @@ def pass_gates(
         RequestError: An override that is too short or too long, or that nothing needs; a gate that cannot be read.
         NotFoundError: No such gate file or target.
     """
-    files = gates_of(context, caller.project_id, gate)
     reason = None if override is None else _reason(override)
-    if not files:
+    if not (files := gates_of(context, caller.project_id, gate)):
         if reason is not None:
             raise RequestError(
                 "a reason to override a gate, but no gate applies here",
@@ -346,8 +345,9 @@ def remove(context: Context, caller: Caller, name: str) -> Deployment:
     found = context.deployments.get(caller.project_id, name)
 
     def delete() -> Deployment:
-        context.deployments.delete(caller.project_id, name)
-        record(context, caller, "deployment.deleted", name, {"revision": found.revision.number})
+        with context.database.transaction():
+            context.deployments.delete(caller.project_id, name)
+            record(context, caller, "deployment.deleted", name, {"revision": found.revision.number})
         return found
 
     return remove_unused(context, lambda: refuse_named(context, caller, found), delete)

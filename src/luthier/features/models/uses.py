@@ -135,7 +135,7 @@ def remove_unused(context: Context, check: Callable[[], object], remove: Callabl
 
     Args:
         context: The home.
-        check: Raises where something needs the model; called before the transaction and within it.
+        check: Refuses where something needs the model; called before the transaction and within it.
         remove: Removes it, within the transaction.
 
     Raises:

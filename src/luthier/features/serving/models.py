@@ -202,8 +202,9 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
 
     def delete() -> None:
         # With its entry in the audit log, or not at all.
-        context.tuned_models.delete(caller.project_id, name)
-        record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
+        with context.database.transaction():
+            context.tuned_models.delete(caller.project_id, name)
+            record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
 
     remove_unused(context, lambda: refuse_in_use(context, caller, name), delete)
     return found
