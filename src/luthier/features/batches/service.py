@@ -19,7 +19,7 @@ from luthier.platform.audit_log.service import record
 from luthier.platform.files import service as files
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
-from luthier.platform.jobs.named_models import NamedModel
+from luthier.platform.jobs.named_models import NamedModel, read_models
 from luthier.platform.jobs.records import Job
 
 _MAX_KNOWN_FILES: Final = 64
@@ -99,17 +99,24 @@ def unfinished_batches(context: Context, jobs: Sequence[Job]) -> set[str]:
 def models_of(context: Context, job: Job) -> Iterator[NamedModel]:
     """The models that the requests of a batch name.
 
-    They are stored once the batch is checked. Before that its rows are read, once a process: whoever needs them within
-    a transaction asks before it, too, so that it does not stay open for as long.
+    They are stored once the batch is checked. Before that its rows are read, once a process and not in the transaction
+    of a removal (`uses.remove_unused`).
+
+    Raises:
+        UnreadModelsError: The rows were not read before that transaction.
     """
     one = context.batches.of_job(job.job_id)
-    models: Iterable[str] = one.models or ()
-    if one.models is None:
+
+    def read() -> tuple[str, ...]:
         try:
             stored = files.get_file(context, one.project_id, one.input_file_id)
-            models = _models_of_file(files.local_path(context, stored))
+            return _models_of_file(files.local_path(context, stored))
         except (NotFoundError, WorkError):
-            return  # deleted or damaged: the batch fails
+            return ()  # deleted or damaged: the batch fails
+
+    models: Iterable[str] | None = one.models
+    if models is None:
+        models = read_models(one.batch_id, read, is_in_transaction=context.database.is_in_transaction)
     yield from (NamedModel(name, "project") for name in models)
 
 

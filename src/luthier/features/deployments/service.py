@@ -21,7 +21,7 @@ from luthier.core.records import deployment as routing
 from luthier.core.records.deployment import NAME, Deployment, Revision, Share
 from luthier.core.results.release_gate import MAX_REASON_CHARACTERS, MIN_REASON_CHARACTERS, CheckedTarget, GatePassage
 from luthier.features.deployments.store import changed_meanwhile
-from luthier.features.models.uses import refuse_named
+from luthier.features.models.uses import refuse_named, remove_unused
 from luthier.features.release_gates.service import (
     gates_of,
     outcome_of_target,
@@ -55,9 +55,8 @@ def pass_gates(
         RequestError: An override that is too short or too long, or that nothing needs; a gate that cannot be read.
         NotFoundError: No such gate file or target.
     """
-    files = gates_of(context, caller.project_id, gate)
     reason = None if override is None else _reason(override)
-    if not files:
+    if not (files := gates_of(context, caller.project_id, gate)):
         if reason is not None:
             raise RequestError(
                 "a reason to override a gate, but no gate applies here",
@@ -71,8 +70,7 @@ def pass_gates(
         for share in shares
         for file in files
     )
-    found = GatePassage(checked=checked)
-    if found.passed:
+    if (found := GatePassage(checked=checked)).passed:
         return found
     if reason is None:
         raise _refused(found)
@@ -81,8 +79,7 @@ def pass_gates(
 
 def _facts_of_override(revision: Revision) -> dict[str, Any] | None:
     """What the audit log has of a gate that was overridden; None where none was."""
-    passage = revision.gate
-    if passage is None or passage.override is None:
+    if (passage := revision.gate) is None or passage.override is None:
         return None
     return {
         "revision": revision.number,
@@ -346,11 +343,14 @@ def remove(context: Context, caller: Caller, name: str) -> Deployment:
         ConflictError: A job that has not ended names it as its teacher or judge.
     """
     found = context.deployments.get(caller.project_id, name)
-    refuse_named(context, caller, found)
-    with context.database.transaction():
-        context.deployments.delete(caller.project_id, name)
-        record(context, caller, "deployment.deleted", name, {"revision": found.revision.number})
-    return found
+
+    def delete() -> Deployment:
+        with context.database.transaction():
+            context.deployments.delete(caller.project_id, name)
+            record(context, caller, "deployment.deleted", name, {"revision": found.revision.number})
+        return found
+
+    return remove_unused(context, lambda: refuse_named(context, caller, found), delete)
 
 
 def list_deployments(context: Context, caller: Caller) -> list[DeploymentView]:

@@ -71,8 +71,8 @@ def show(name: _ShownArgument, as_json: JsonOption = False, home: HomeOption = N
 
 
 def rm(name: NameArgument, as_json: JsonOption = False, home: HomeOption = None) -> Answer:
-    """Delete a base model from this machine, unless a deployment or an unfinished run needs it. A folder of your own is
-    only forgotten, never deleted."""
+    """Delete a base model from this machine, unless a deployment, an unfinished run or a running command needs it. A
+    folder of your own is only forgotten, never deleted."""
     from luthier.features.model_browser.removal import remove_local_base
 
     with open_context(home) as context:

@@ -6,10 +6,10 @@ the names in their documents up when they begin or resume; `KindRules.models` sa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, LuthierError
@@ -26,7 +26,13 @@ from luthier.features.models.names import (
 )
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.kinds import models_of
-from luthier.platform.jobs.named_models import BASE_MODEL, NamedModel, models_in
+from luthier.platform.jobs.named_models import (
+    BASE_MODEL,
+    NamedModel,
+    UnreadModelsError,
+    models_in,
+    models_read_ahead,
+)
 from luthier.platform.jobs.records import ENDED, OPEN, Job
 
 if TYPE_CHECKING:
@@ -34,6 +40,8 @@ if TYPE_CHECKING:
     from luthier.platform.home.model_leases import LeasedModel
 
 _MAX_NAMED: Final = 3
+_MAX_ATTEMPTS: Final = 5
+Removed = TypeVar("Removed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +102,9 @@ def refuse_used_by_commands(context: Context, name: str, path: str | None = None
         path: The folder of a base model.
     """
     if commands := commands_using(context, name, path):
+        shown = ", ".join(commands[:_MAX_NAMED])
         raise ConflictError(
-            f"{name} is in use by {', '.join(commands[:_MAX_NAMED])}",
+            f"{name} is in use by {shown}",
             expected="a model that no command uses",
             do="wait until the command has ended, or stop it",
         )
@@ -116,6 +125,36 @@ def uses_of_deployment(context: Context, deployment: Deployment) -> tuple[Use, .
                 found.append(Use(job.run_id or job.job_id, job.project_id))
                 break
     return tuple(found)
+
+
+def remove_unused(context: Context, check: Callable[[], object], remove: Callable[[], Removed]) -> Removed:
+    """Check that nothing needs a model, and remove it, in one transaction that reads no rows of batches.
+
+    The rows of batches that wait are read before it. Where another batch was queued since, the transaction is given up
+    and all of it is done again.
+
+    Args:
+        context: The home.
+        check: Refuses where something needs the model; called before the transaction and within it.
+        remove: Removes it, within the transaction.
+
+    Raises:
+        ConflictError: `check` or `remove` refuses, or batches are queued faster than their rows are read.
+    """
+    with models_read_ahead():
+        for _ in range(_MAX_ATTEMPTS):
+            check()
+            try:
+                with context.database.transaction():
+                    check()
+                    return remove()
+            except UnreadModelsError:
+                continue
+    raise ConflictError(
+        "new batches were queued while the rows of others were read",
+        expected="a moment without a new batch",
+        do="try again in a minute",
+    )
 
 
 def models_of_training(_context: Context, job: Job) -> Iterator[NamedModel]:

@@ -8,7 +8,7 @@ from luthier.core.access import DEFAULT_PROJECT, Caller
 from luthier.core.errors import ConflictError, LuthierError, RequestError
 from luthier.core.ports import track
 from luthier.core.run import RunRecord
-from luthier.features.models.uses import uses_of
+from luthier.features.models.uses import remove_unused, uses_of
 from luthier.features.runs.labels import LabelChanges, RunLabels
 from luthier.features.runs.service import set_aside, sweep_removed
 from luthier.features.runs.state import job_of, standing
@@ -80,10 +80,12 @@ def delete_run(context: Context, caller: Caller, run_id: str, *, with_models: bo
         raise ConflictError(
             f"run {run_id} has never started", expected="a run with a plan", do="archive it: the list then hides it"
         )
-    # The rows of batches that wait are read here, and not in the transaction, which asks the same again.
-    uses_of(context, run_id)
-    with context.database.transaction():
-        return set_aside(context, caller, run_id, with_models=with_models)
+    # The check alone: which of the refusals of `set_aside` comes first is its own.
+    return remove_unused(
+        context,
+        lambda: uses_of(context, run_id),
+        lambda: set_aside(context, caller, run_id, with_models=with_models),
+    )
 
 
 def delete_runs(

@@ -24,7 +24,7 @@ from luthier.core.plan import Plan
 from luthier.core.run import Bill, RunRecord
 from luthier.core.task_head import TaskHead, task_head_in
 from luthier.core.text.counted import counted
-from luthier.features.models.uses import refuse_in_use, uses_of
+from luthier.features.models.uses import refuse_in_use, remove_unused, uses_of
 from luthier.features.runs.filter_language import parse_filter
 from luthier.features.runs.filter_query import Order
 from luthier.features.runs.labels import RunLabels
@@ -268,12 +268,14 @@ def remove_run(context: Context, run_id: str, *, with_models: bool = False) -> R
         NotFoundError: There is none in the project.
         ConflictError: A process is working on it, or it is in use (see `set_aside`).
     """
-    # The rows of batches that wait are read here, and not in the transaction, which asks the same again.
-    uses_of(context, run_id)
-    with context.database.transaction():
+
+    def remove() -> RunRecord:
         # A command is in no project: the entry is of that of the run.
         project_id = context.runs.project_of(run_id) or DEFAULT_PROJECT
-        record = set_aside(context, Caller(project_id=project_id), run_id, with_models=with_models)
+        return set_aside(context, Caller(project_id=project_id), run_id, with_models=with_models)
+
+    # The check alone: which of the refusals of `set_aside` comes first is its own.
+    record = remove_unused(context, lambda: uses_of(context, run_id), remove)
     sweep_removed(context)
     return record
 

@@ -23,7 +23,7 @@ from luthier.core.stream import Decoding, LoadedModel, RequestFeature, Served, T
 from luthier.core.task_head import TaskHead, TaskHeadKind, readable_task_head_in, task_head_in
 from luthier.features.models.names import is_tuned_name
 from luthier.features.models.store import TunedModel
-from luthier.features.models.uses import refuse_in_use
+from luthier.features.models.uses import refuse_in_use, remove_unused
 from luthier.features.serving.engine_choice import known_copy
 from luthier.features.serving.model_facts import Capability, capabilities_of, context_tokens_of
 from luthier.features.serving.targets import (
@@ -199,11 +199,14 @@ def delete_model(context: Context, caller: Caller, name: str) -> TunedModel:
             expected="a model that no deployment routes to",
             do="deploy another one first, or remove the deployment",
         )
-    refuse_in_use(context, caller, name)
-    with context.database.transaction():
+
+    def delete() -> None:
         # With its entry in the audit log, or not at all.
-        context.tuned_models.delete(caller.project_id, name)
-        record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
+        with context.database.transaction():
+            context.tuned_models.delete(caller.project_id, name)
+            record(context, caller, "model.deleted", name, {"job_id": found.job_id, "step": found.step})
+
+    remove_unused(context, lambda: refuse_in_use(context, caller, name), delete)
     return found
 
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 _STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION")
 """Settings of a store, no secrets, that a job needs as the machine does that writes its file."""
+_ACCESS_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "COMET_API_KEY", "MLFLOW_TRACKING_PASSWORD")
+"""For gated models and data of the hub, and for trackers."""
 _STORE_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
@@ -248,8 +250,9 @@ def _completed(
     variables = tuple((name, os.environ[name]) for name in _STORE_VARIABLES if uses_store and os.environ.get(name))
     # SkyPilot copies data with its own credentials; jobs of Slurm have the environment of sbatch.
     if (system == "skypilot" and uploads) or (system == "ray" and uses_store):
-        notes += _credentials_left_here(asked.secrets)
+        notes += _credentials_left_here(_STORE_SECRETS, asked.secrets)
     if system != "slurm":  # whose jobs have the environment of sbatch
+        notes += _credentials_left_here(_ACCESS_SECRETS, asked.secrets)
         notes += left_here(recipe, uploads=asked.checkpoints is not None, secrets=asked.secrets)
         variables += tuple(passed_settings().items())
     return (
@@ -264,9 +267,9 @@ def _completed(
     )
 
 
-def _credentials_left_here(secrets: Sequence[str]) -> tuple[str, ...]:
-    """A note where this machine reaches the store by variables that the nodes do not get."""
-    names = [name for name in _STORE_SECRETS if os.environ.get(name) and name not in secrets]
+def _credentials_left_here(known: Sequence[str], secrets: Sequence[str]) -> tuple[str, ...]:
+    """A note where this machine reaches a store, the hub or a tracker by variables that the nodes do not get."""
+    names = [name for name in known if os.environ.get(name) and name not in secrets]
     if not names:
         return ()
     options = " ".join(f"--secret {name}" for name in names)

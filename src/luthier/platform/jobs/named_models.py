@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -51,3 +53,41 @@ def models_in(document: Any, keys: Collection[str], look_up: LookUp = "weights")
     elif isinstance(document, list):
         for one in document:
             yield from models_in(one, keys, look_up)
+
+
+class UnreadModelsError(Exception):
+    """Within a transaction, the models of a job were asked for that can only be read from a file."""
+
+
+_read_ahead: ContextVar[dict[str, tuple[str, ...]] | None] = ContextVar("models_read_ahead", default=None)
+
+
+@contextmanager
+def models_read_ahead() -> Iterator[None]:
+    """In the block models that stand in files are read once, and never within a transaction (see `read_models`)."""
+    token = _read_ahead.set({})
+    try:
+        yield
+    finally:
+        _read_ahead.reset(token)
+
+
+def read_models(key: str, read: Callable[[], tuple[str, ...]], *, is_in_transaction: bool) -> tuple[str, ...]:
+    """The models that a file names.
+
+    Args:
+        key: What is read: the same key names the same models forever.
+        read: Reads them.
+        is_in_transaction: Whether a transaction is open, which would stay so while a file is read or fetched.
+
+    Raises:
+        UnreadModelsError: A transaction is open, and within `models_read_ahead` they were not read before it.
+    """
+    known = _read_ahead.get()
+    if known is None:
+        return read()
+    if key not in known:
+        if is_in_transaction:
+            raise UnreadModelsError(key)
+        known[key] = read()
+    return known[key]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -484,3 +484,56 @@ def test_a_run_whose_folder_a_waiting_job_names_is_kept(context: Context) -> Non
     assert delete_run(context, OWN, other).run_id == other
     context.jobs.ask("job-1", "cancel")
     assert delete_run(context, OWN, judge).run_id == judge
+
+
+@pytest.mark.parametrize("part", ["run", "model", "deployment"])
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_batch_that_is_queued_before_the_transaction_is_read_outside_of_it(
+    context: Context, monkeypatch: pytest.MonkeyPatch, part: str, asks: bool
+) -> None:
+    run_id, name = add_run(context, "a"), "ft:tiny:default::abc"
+    context.tuned_models.add(tuned(run_id, name))
+    deploy(context, "support", "b")
+    plain, queued, seen = context.database.transaction, list[str](), list[bool]()
+
+    def read(path: Path) -> Any:
+        seen.append(context.database.is_in_transaction)
+        return models_of_file(path)
+
+    def transaction() -> Any:
+        if not queued:
+            queued.append("")  # queueing it opens a transaction, too
+            queued[0] = batch_of(context, [name, "support"] if asks else ["other"])
+        return plain()
+
+    monkeypatch.setattr(batches, "models_of_file", read)
+    monkeypatch.setattr(context.database, "transaction", transaction)
+    remove: dict[str, Callable[[], object]] = {
+        "run": lambda: delete_run(context, OWN, run_id, with_models=True),
+        "model": lambda: delete_model(context, OWN, name),
+        "deployment": lambda: deployments.remove(context, OWN, "support"),
+    }
+    if asks:
+        with pytest.raises(ConflictError) as caught:
+            remove[part]()
+        assert queued[0] in caught.value.came
+    else:
+        remove[part]()
+    assert seen == [False]
+
+
+def test_batches_that_never_stop_coming_end_in_a_refusal(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_id = add_run(context, "a")
+    plain, is_queueing = context.database.transaction, list[bool]()
+
+    def transaction() -> Any:
+        if not is_queueing:
+            is_queueing.append(True)
+            batch_of(context, [f"other-{len(context.jobs.list())}"])
+            is_queueing.clear()
+        return plain()
+
+    monkeypatch.setattr(context.database, "transaction", transaction)
+    with pytest.raises(ConflictError, match="new batches were queued"):
+        delete_run(context, OWN, run_id)
+    assert context.runs.get(run_id).run_id == run_id

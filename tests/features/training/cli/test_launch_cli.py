@@ -194,3 +194,24 @@ def test_a_key_of_checkpoints_that_stays_on_this_machine_is_named_and_not_shown(
     for options in (["--secret", "LUTHIER_CHECKPOINT_KEY", *stores], []):
         assert main(["launch", "skypilot", str(recipe), *options]) == 0
         assert "# note" not in capsys.readouterr().out
+
+
+def test_tokens_of_the_hub_and_of_trackers_that_stay_on_this_machine_are_named(
+    recipe: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HF_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "a-secret-word")
+    (recipe.parent / "rows.jsonl").write_text("", encoding="utf-8")
+    for system, options in (("skypilot", []), ("ray", ["--image", "mine:1"])):
+        assert main(["launch", system, str(recipe), *options]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "HF_TOKEN, WANDB_API_KEY: set here and not on the nodes" in text
+        assert "add --secret HF_TOKEN --secret WANDB_API_KEY" in text
+        assert "a-secret-word" not in text
+        assert main(["launch", system, str(recipe), *options, "--secret", "HF_TOKEN"]) == 0
+        text = " ".join(capsys.readouterr().out.split())
+        assert "WANDB_API_KEY: set here and not on the nodes" in text
+        assert "HF_TOKEN, WANDB_API_KEY" not in text
+    # Jobs of Slurm have the environment of sbatch.
+    assert main(["launch", "slurm", str(recipe)]) == 0
+    assert "not on the nodes" not in capsys.readouterr().out

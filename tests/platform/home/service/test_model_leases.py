@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from luthier.core.errors import ConflictError
+from luthier.core.system.files import file_lock
 from luthier.platform.home import model_leases
 from luthier.platform.home.model_leases import ModelLeases, leased_models
 
@@ -108,7 +109,7 @@ def test_a_home_without_locks_stops_no_command(
 def test_a_file_that_is_deleted_before_it_is_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain, paths = model_leases.file_lock, list[Path]()
+    plain, paths = file_lock, list[Path]()
 
     @contextmanager
     def slow(path: Path, *, what: str, timeout_seconds: float) -> Iterator[int]:
