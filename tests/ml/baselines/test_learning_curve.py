@@ -210,16 +210,21 @@ def test_few_held_out_rows_leave_it_open_rather_than_claim_too_much() -> None:
     assert Counter(one.word for one in studies)["enough_rows"] <= 4
 
 
+@pytest.fixture(scope="module")
+def linear() -> BaselineSet:
+    """What the linear classifier predicts; fitting all baselines takes most of the time of a test."""
+    found = predict(labelled(200), labelled(40, start=500), progress=SilentProgress())
+    return BaselineSet(tuple(one for one in found.predictions if one.name == LINEAR), (), 200)
+
+
 @pytest.mark.parametrize(
     ("word", "told"), [("more_rows", "unclear"), ("unclear", "unclear"), ("enough_rows", "enough_rows")]
 )
 def test_rows_that_a_baseline_has_left_out_are_not_asked_for(
-    monkeypatch: pytest.MonkeyPatch, word: str, told: str
+    monkeypatch: pytest.MonkeyPatch, linear: BaselineSet, word: str, told: str
 ) -> None:
     """Of long prompts it is fitted on a part, and the user may have the further rows already."""
     train, held_out = labelled(200), labelled(40, start=500)
-    found = predict(train, held_out, progress=SilentProgress())
-    linear = BaselineSet(tuple(one for one in found.predictions if one.name == LINEAR), (), 200)
     made = RowsCurve.model_validate(
         {"metric": "label_accuracy", "word": word, "advice": "as computed", "more_rows": 150}
     )

@@ -18,7 +18,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -84,7 +84,7 @@ class WordList:
 
     def find(self, text: str) -> list[ToxicWord]:
         """Every entry in the text, in order of appearance; a word inside a phrase that was found counts once."""
-        tokens = [self._forms(token) for token in _TOKEN.findall(text) if _LETTER_OR_DIGIT.search(token)]
+        tokens = [self._forms(one) for one in _TOKEN.findall(text) if one.isalpha() or _LETTER_OR_DIGIT.search(one)]
         apart = [letters for match in _APART.finditer(text) if (letters := re.sub(r"[^a-z]", "", match[0].lower()))]
         spelt = [self.words[word] for word in apart if word in self.words]
         return [*self._in_order(tokens), *(word for word in spelt if word.kind != HARMLESS)]
@@ -93,30 +93,42 @@ class WordList:
         """Booleans: where `find` may find something; never false where it would."""
         return (texts.str.contains(self.pattern) | texts.str.contains(_EVASIONS)).fill_null(value=False)
 
+    @cached_property
+    def _phrase_lengths(self) -> dict[str, list[int]]:
+        """First word of a phrase -> how many words such phrases have, the most first."""
+        lengths: dict[str, set[int]] = defaultdict(set)
+        for phrase in self.phrases:
+            lengths[phrase[0]].add(len(phrase))
+        return {first: sorted(nums, reverse=True) for first, nums in lengths.items()}
+
     def _in_order(self, tokens: list[tuple[str, ...]]) -> Iterator[ToxicWord]:
+        plain = [forms[0] if forms else "" for forms in tokens]
         position = 0
         while position < len(tokens):
-            found, num = self._at(tokens, position)
+            found, num = self._phrase_at(plain, position)
+            if found is None:
+                # A loop in place of `next` over a generator, which takes longer than the one look of nearly all words.
+                for form in tokens[position]:
+                    if (found := self.words.get(form)) is not None:
+                        break
             if found is not None and found.kind != HARMLESS:
                 yield found
             position += num
 
-    def _at(self, tokens: list[tuple[str, ...]], position: int) -> tuple[ToxicWord | None, int]:
-        first = tokens[position][0] if tokens[position] else ""
+    def _phrase_at(self, plain: list[str], position: int) -> tuple[ToxicWord | None, int]:
         # The longest phrase wins: a harmless phrase hides the word inside of it.
-        for num in range(min(self.longest, len(tokens) - position), 1, -1):
-            if not first:
-                break
-            words = tuple(forms[0] if forms else "" for forms in tokens[position : position + num])
-            if words in self.phrases:
-                return self.phrases[words], num
-        return next((self.words[form] for form in tokens[position] if form in self.words), None), 1
+        for num in self._phrase_lengths.get(plain[position], ()):
+            if (found := self.phrases.get(tuple(plain[position : position + num]))) is not None:
+                return found, num
+        return None, 1
 
     def _forms(self, token: str) -> tuple[str, ...]:
         """What a token may represent, the plainest first."""
-        token = token.strip("'’+|#").rstrip("!@$").replace("’", "'")
         # The usual case first: most words need no other reading.
-        if token.isalpha() and token.isascii() and not _DRAWN_OUT.search(token):
+        if token.isascii() and token.isalpha() and not _DRAWN_OUT.search(token):
+            return (token.lower(),)
+        token = token.strip("'’+|#").rstrip("!@$").replace("’", "'")
+        if token.isascii() and token.isalpha() and not _DRAWN_OUT.search(token):
             return (token.lower(),)
         if not token or len(token) > _LONGEST_TOKEN:
             return ()
