@@ -322,7 +322,7 @@ def _evaluate_all(case: Case, why: str, needed: int | None = None) -> Recommenda
         then = f"After that, about {counted(more, 'more row is', 'more rows are')} needed." if more else _ENOUGH
     return Recommendation(
         action="evaluate_more",
-        title=f"Evaluate all {total:,} held-out rows before you decide.",
+        title=f"Evaluate all {counted(total, 'held-out row')} before you decide.",
         reason=" ".join(filter(None, (why, left, then))),
         num_rows=needed,
         num_rows_left=case.num_left,
