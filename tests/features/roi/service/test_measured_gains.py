@@ -464,7 +464,7 @@ def test_to_answer_all_cases_less_accurately_is_no_alternative_to_answering_some
     assert [way.name for way in found.alternatives] == ["linear classifier"]
     assert found.use_instead in (None, "linear classifier")
     (note,) = [one for one in found.notes if one.startswith("Not priced")]
-    assert note.endswith("with the required accuracy of 0.95: commonest answer, nearest training row (BM25).")
+    assert note.endswith("with the required accuracy of 0.95: commonest answer; nearest training row (BM25).")
 
 
 def test_a_baseline_that_reaches_the_accuracy_on_all_cases_answers_all_of_them(answer: Any) -> None:
