@@ -283,7 +283,7 @@ def unjudged(name: str) -> Evaluation:
         (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "has no system of that name"),
         (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "nearest: linear classifier"),
         (f"{CASE}verdict: {{today: tuned}}\n", evaluation(), "of that name but the tuned model itself"),
-        (f"{CASE}verdict: {{today: given}}\n", evaluation(), "today says neither accuracy nor counted"),
+        (f"{CASE}verdict: {{today: given}}\n", evaluation(), "today has neither accuracy nor counted"),
         (f"{CASE}verdict: {{today: ''}}\n", evaluation(), "verdict.today: has ''"),
         (f"{CASE}verdict: {{today: 3}}\n", evaluation(), "expected base, few_shot, given, or the name of a system"),
         (
