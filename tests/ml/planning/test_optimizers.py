@@ -167,4 +167,5 @@ def test_what_schedule_free_cannot_be_combined_with_is_refused(
 
 
 def test_the_average_of_schedule_free_is_named_as_the_one_that_counts(make_plan: MakePlan) -> None:
-    assert "schedule_free_adamw has an average of its own" in make_plan(SCHEDULE_FREE).sources["training.average"].why
+    why = make_plan(SCHEDULE_FREE).sources["training.average"].why
+    assert "schedule_free_adamw keeps its own average of the weights" in why

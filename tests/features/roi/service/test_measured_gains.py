@@ -283,7 +283,7 @@ def unjudged(name: str) -> Evaluation:
         (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "has no system of that name"),
         (f"{CASE}verdict: {{today: linear clasifier}}\n", evaluation(), "nearest: linear classifier"),
         (f"{CASE}verdict: {{today: tuned}}\n", evaluation(), "of that name but the tuned model itself"),
-        (f"{CASE}verdict: {{today: given}}\n", evaluation(), "today says neither accuracy nor counted"),
+        (f"{CASE}verdict: {{today: given}}\n", evaluation(), "today has neither accuracy nor counted"),
         (f"{CASE}verdict: {{today: ''}}\n", evaluation(), "verdict.today: has ''"),
         (f"{CASE}verdict: {{today: 3}}\n", evaluation(), "expected base, few_shot, given, or the name of a system"),
         (
@@ -464,7 +464,7 @@ def test_to_answer_all_cases_less_accurately_is_no_alternative_to_answering_some
     assert [way.name for way in found.alternatives] == ["linear classifier"]
     assert found.use_instead in (None, "linear classifier")
     (note,) = [one for one in found.notes if one.startswith("Not priced")]
-    assert note.endswith("with the required accuracy of 0.95: commonest answer, nearest training row (BM25).")
+    assert note.endswith("with the required accuracy of 0.95: commonest answer; nearest training row (BM25).")
 
 
 def test_a_baseline_that_reaches_the_accuracy_on_all_cases_answers_all_of_them(answer: Any) -> None:

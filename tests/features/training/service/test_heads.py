@@ -269,7 +269,7 @@ def test_rows_that_teach_a_head_nothing_are_refused(
 def test_settings_of_models_that_write_are_refused(
     context: Context, make_recipe: MakeRecipe, sections: dict[str, Any]
 ) -> None:
-    with pytest.raises(RecipeError, match="has a head instead of text"):
+    with pytest.raises(RecipeError, match="has a head and writes no text"):
         run(context, _recipe(make_recipe, _sides(), **sections))
 
 

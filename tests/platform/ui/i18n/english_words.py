@@ -18,7 +18,8 @@ _KEY = re.compile(r"\S*(?:[/_=:]\w|\w[._]\w)[^\s,;)]*|\.[a-z]+|\b[a-z]+-20\d\d\S
 """Addresses, file names, keys of recipes and ids."""
 _NAMES = re.compile(
     r"(?<![\w-])(?:(?:Answers|Train|Rows)(?: · tiny)?(?: · (?:25 Nov|…))?(?: \(\w{6}\))?(?:, step \d)?|, step \d"
-    r"|answers(?: v1)?|support(?:-bot)?|front-desk|a second one|default|prompt|completion|strict judge|right|wrong|question|English"
+    r"|answers(?: v1)?|support(?:-bot)?|front-desk|a second one|default|prompt|completion|strict judge|right|wrong"
+    r"|question|English"
     r"|(?:Granite|Mistral) [\w.]+(?: \w)? Small|refusal|stereotypes|toxicity|style|general|read, train, infer, admin"
     r"|sequence|reward|base|last|none|tune, compare-models, automl, distill, retrain)(?![\w-])"
 )

@@ -43,7 +43,8 @@ MADE_UP = re.compile(
         (
             r"(?:rows\.jsonl|ended, |beendet, )? ?is on a full disk, as the home and (?:tiny )?are",
             r"(?:nicht unterscheidbar ?)?(?:Rows ·.*?25 Nov|\S+)? ?is not better than (?:tiny )?\+ 4 (?:examples)?\.",
-            r"jobs/(?:a\.pdf)? cannot be read(?: Im Eingang öffnen)?|room in the home|empty tiny|no room in runs|orders\.jsonl has no rows",
+            r"jobs/(?:a\.pdf)? cannot be read(?: Im Eingang öffnen)?",
+            r"room in the home|empty tiny|no room in runs|orders\.jsonl has no rows",
             r"train\.jsonl was read|a document with text|add another one|/imagine cats/dogs and what the row says",
             r"Answer with one SQL(?: query\.)?(?: · AutoML)?|Tune smollm2-135m-instruct: .*|12 exact duplicates",
             r"(?:besser |\d Bedenken )?The (?:tuned )?model (?:writes queries|refuses less) .*|<script>alert.*",
