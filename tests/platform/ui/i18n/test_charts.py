@@ -88,7 +88,7 @@ def test_names_of_systems_in_charts_of_evaluations_and_suites_stay() -> None:
     ("english", "german"),
     [("gradient norm", "Gradientennorm"), ("GPU memory", "GPU-Speicher"), ("gpu memory", "GPU-Speicher"),
      ("after 25%", "nach 25 %"), ("3 others", "3 weitere"), ("Where the budget went", "Verwendung des Budgets"),
-     ("rank 8: loss 0.1234 on rung 2", "rank 8: Verlust 0,1234 auf Stufe 2"),
+     ("rank 8: loss 0.1234 on rung 2", "Rang 8: Verlust 0,1234 auf Stufe 2"),
      ("Who is preferred", "Was bevorzugt wird"),
      ("Right of zero: preferred more often than not. An interval across zero is inconclusive.",
       "Rechts von null: häufiger bevorzugt als nicht. Ein Intervall über null hinweg entscheidet nichts."),
