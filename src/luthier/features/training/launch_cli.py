@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 _STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION", "AWS_REGION")
 """Settings of a store, no secrets, that a job needs as the machine does that writes its file."""
-_ACCESS_SECRETS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "COMET_API_KEY", "MLFLOW_TRACKING_PASSWORD")
-"""For gated models and data of the hub, and for trackers."""
-_STORE_SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 _NodesOption = Annotated[int, typer.Option("--nodes", metavar="N", help="Number of machines.")]
@@ -239,7 +236,13 @@ def _completed(
     from luthier.features.planning.budgets import merged
     from luthier.features.recipes.file import read_recipe_file
     from luthier.features.training.launched_files import local_files
-    from luthier.features.training.launchers.environment import left_here, passed_settings
+    from luthier.features.training.launchers.environment import (
+        ACCESS_SECRETS,
+        STORE_SECRETS,
+        credentials_left_here,
+        left_here,
+        passed_settings,
+    )
 
     whole = merged(recipe.budget, budget)
     mounts, notes = tuple[str, ...](), tuple[str, ...]()
@@ -250,9 +253,9 @@ def _completed(
     variables = tuple((name, os.environ[name]) for name in _STORE_VARIABLES if uses_store and os.environ.get(name))
     # SkyPilot copies data with its own credentials; jobs of Slurm have the environment of sbatch.
     if (system == "skypilot" and uploads) or (system == "ray" and uses_store):
-        notes += _credentials_left_here(_STORE_SECRETS, asked.secrets)
+        notes += credentials_left_here(STORE_SECRETS, asked.secrets)
     if system != "slurm":  # whose jobs have the environment of sbatch
-        notes += _credentials_left_here(_ACCESS_SECRETS, asked.secrets)
+        notes += credentials_left_here(ACCESS_SECRETS, asked.secrets)
         notes += left_here(recipe, uploads=asked.checkpoints is not None, secrets=asked.secrets)
         variables += tuple(passed_settings().items())
     return (
@@ -264,17 +267,6 @@ def _completed(
             variables=variables,
         ),
         notes,
-    )
-
-
-def _credentials_left_here(known: Sequence[str], secrets: Sequence[str]) -> tuple[str, ...]:
-    """A note where this machine reaches a store, the hub or a tracker by variables that the nodes do not get."""
-    names = [name for name in known if os.environ.get(name) and name not in secrets]
-    if not names:
-        return ()
-    options = " ".join(f"--secret {name}" for name in names)
-    return (
-        f"{', '.join(names)}: set here and not on the nodes; where they have no access of their own, add {options}",
     )
 
 

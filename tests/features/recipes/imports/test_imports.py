@@ -271,6 +271,12 @@ def test_the_batch_is_the_product_of_rows_accumulation_and_devices(tmp_path: Pat
     assert found.keys["training"]["global_batch_size"] == 2 * 4 * 8
 
 
+def test_a_batch_with_devices_that_may_share_rows_is_refused(tmp_path: Path) -> None:
+    shared = trl(parallelism_config={"tp_size": 4})
+    assert "devices that share rows are one copy" in refusals(tmp_path, shared, trainer="sft", num_devices=8)
+    assert made(tmp_path, trl(parallelism_config={}), trainer="sft", num_devices=8)
+
+
 def test_the_batch_size_of_axolotl_stands_for_its_accumulated_steps(tmp_path: Path) -> None:
     found = made(tmp_path, axolotl(micro_batch_size=2, batch_size=9), num_devices=2)
     assert found.keys["training"]["global_batch_size"] == 2 * (9 // 2) * 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from luthier.features.recipes.imports import devices, drawn_losses, pair_losses, trackers
+from luthier.features.recipes.imports import drawn_losses, pair_losses, trackers
 from luthier.features.recipes.imports.axolotl_model import MODEL_KEYS, put_model_keys
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets, put_template
 from luthier.features.recipes.imports.hf_arguments import (
@@ -19,6 +19,7 @@ from luthier.features.recipes.imports.hf_arguments import (
     put_optimizer,
     put_precision,
     put_schedule,
+    put_shared_devices,
     put_steps,
     put_warmup,
     warms_up_itself,
@@ -36,6 +37,7 @@ VERSION: Final = "axolotl 0.18.0"
 _OBJECTIVES: Final = {"dpo": "dpo", "ipo": "ipo", "kto": "kto", "orpo": "orpo", "simpo": "simpo", "grpo": "grpo"}
 _OVERLONG: Final = {"drop": "drop", "truncate": "truncate", "raise": "error"}
 _SHARED: Final = ("tensor_parallel_size", "context_parallel_size", "sequence_parallel_degree")
+_SHARED_NOTE: Final = "of devices that share rows: --devices is divided by it"
 _KERNELS: Final = "how attention and losses are computed, not what they are"
 _PLUGINS: Final = frozenset(
     f"axolotl.integrations.{name}"
@@ -93,7 +95,7 @@ KEYS: Final[dict[str, Key]] = {
     "micro_batch_size": becomes("training.global_batch_size", note="times gradient_accumulation_steps and --devices"),
     "gradient_accumulation_steps": becomes("training.global_batch_size", note="a factor of it"),
     "batch_size": becomes("training.global_batch_size", note="times --devices, in place of a number of steps"),
-    **{key: becomes("training.global_batch_size", note=devices.NOTE) for key in _SHARED},
+    **{key: becomes("training.global_batch_size", note=_SHARED_NOTE) for key in _SHARED},
     "sample_packing": becomes("training.global_batch_tokens", note=PACKING_NOTE),
     "num_epochs": becomes("training.epochs", note="left out where max_steps is given"),
     "max_steps": becomes("training.max_steps"),
@@ -257,12 +259,12 @@ def translate(t: Translation) -> None:
     _put_method(t)
     put_model_keys(t)
     if not t.has("context_parallel_size"):
-        devices.put_shared_devices(t, "tensor_parallel_size", "sequence_parallel_degree")
+        put_shared_devices(t, "tensor_parallel_size", "sequence_parallel_degree")
     else:
         # The older name of the same.
         t.take("sequence_parallel_degree")
         t.same("sequence_parallel_degree", "context_parallel_size takes its place")
-        devices.put_shared_devices(t, "tensor_parallel_size", "context_parallel_size")
+        put_shared_devices(t, "tensor_parallel_size", "context_parallel_size")
     _put_training(t, objective)
     if objective == "grpo":
         drawn_losses.divide_steps(t, drawn_losses.num_updates(t, "trl."))

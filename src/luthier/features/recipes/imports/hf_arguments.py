@@ -6,6 +6,7 @@ Names and defaults are those of transformers 5 (`warmup_ratio` is of version 4, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, Final
 
 from luthier.core.text.counted import counted
@@ -93,8 +94,13 @@ KEYS: Final[dict[str, Key]] = {
         "gradient_checkpointing_kwargs", "torch_compile_backend", "torch_compile_mode", "torch_empty_cache_steps",
         "use_liger_kernel", "auto_find_batch_size", "accelerator_config", "use_cache", "skip_memory_metrics",
         "fp16_full_eval", "bf16_full_eval", "activation_offloading", "activation_checkpointing_kwargs",
-        "liger_kernel_config", "parallelism_config", "dataloader_multiprocessing_context", "dataloader_in_order",
+        "liger_kernel_config", "dataloader_multiprocessing_context", "dataloader_in_order",
         "ddp_broadcast_buffers", "ddp_static_graph", "length_column_name",
+    ),
+    **missing(
+        "devices that share rows are one copy: leave it out, and name the number of copies as --devices",
+        "parallelism_config",
+        off=({},),
     ),
     **harmless("Luthier computes in bfloat16 or float32, as measured on the machine (training.precision)", "fp16"),
     **harmless(
@@ -320,6 +326,25 @@ def put_decays(t: Translation, decay_key: str, norm_key: str, default_decay: flo
     decay, norm = number(t.take(decay_key, default_decay)), number(t.take(norm_key, 1.0))
     t.put("training.weight_decay", float(decay), decay_key, default=default_decay)
     t.put("training.max_grad_norm", float(norm), norm_key, default=1.0)
+
+
+def put_shared_devices(t: Translation, *keys: str) -> None:
+    """Count the copies of the model in place of devices, before the batch is translated.
+
+    Args:
+        t: The translation under way, whose devices become copies.
+        keys: Their keys for the devices that a copy is divided over, each a factor.
+    """
+    sizes = {key: int(t.take(key, 1)) for key in keys}
+    num_shared = prod(max(1, size) for size in sizes.values())
+    given = [key for key, size in sizes.items() if size > 1]
+    if num_shared > 1 and t.num_devices % num_shared and t.num_devices != 1:
+        came = f"{counted(t.num_devices, 'device')}, and a copy of the model takes {num_shared:,}: name all of them"
+        t.refuse(given[0], came, set_by="training.global_batch_size")
+    note = f"{num_shared:,} devices share their rows: they are one factor of the batch" if given else "off"
+    for key in keys:
+        t.same(key, note)
+    t.num_devices = max(1, t.num_devices // num_shared)
 
 
 def put_batch(

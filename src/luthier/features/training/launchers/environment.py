@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -18,6 +18,17 @@ _PASSED: Final = (
     "LUTHIER_TRACKER_WAIT_SECONDS",
     "LUTHIER_CHECKPOINT_ALLOW_UNSIGNED",
 )
+
+ACCESS_SECRETS: Final = (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "WANDB_API_KEY",
+    "COMET_API_KEY",
+    "MLFLOW_TRACKING_PASSWORD",
+)
+"""For gated models and data of the hub, and for trackers."""
+STORE_SECRETS: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""For checkpoints and data in an object store."""
 
 
 def passed_settings() -> dict[str, str]:
@@ -46,3 +57,19 @@ def left_here(recipe: Recipe, *, uploads: bool, secrets: Collection[str]) -> tup
             f"--secret {_CHECKPOINT_KEY}"
         )
     return tuple(notes)
+
+
+def credentials_left_here(known: Sequence[str], secrets: Sequence[str]) -> tuple[str, ...]:
+    """A note where this machine reaches a store, the hub or a tracker by variables that the nodes do not get.
+
+    Args:
+        known: Names of such variables.
+        secrets: Names of the variables that are passed as secrets.
+    """
+    names = [name for name in known if os.environ.get(name) and name not in secrets]
+    if not names:
+        return ()
+    options = " ".join(f"--secret {name}" for name in names)
+    return (
+        f"{', '.join(names)}: set here and not on the nodes; where they have no access of their own, add {options}",
+    )

@@ -423,9 +423,8 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
         return
     if measured.alone is not None:
         yield (
-            f"It answers alone from a confidence of {measured.alone.threshold:.2f} on. The threshold was "
-            f"chosen so that {words.share(measured.alone.asked)} of these answers are right, and evaluated on other "
-            "rows."
+            f"It answers alone from a confidence of {measured.alone.threshold:.2f} on, chosen so that "
+            f"{words.share(measured.alone.asked)} of these answers are right, and evaluated on other rows."
         )
     now = today_accuracy(case, measured)
     ending = (
