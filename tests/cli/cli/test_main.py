@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+from tests.child_environment import without_coverage
 from tests.vacuous import nonempty
 
 import luthier.features.model_browser.cli
@@ -427,7 +428,7 @@ run()
 def test_a_command_that_has_loaded_torch_leaves_it_to_the_system(profile: str, ending: list[str]) -> None:
     """Unless it is watched by what has to write at the end."""
     command = [sys.executable, "-c", _ENDS.replace("PROFILE", profile)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=without_coverage())
     version, *rest = done.stdout.splitlines()
     assert version.startswith("luthier ")
     assert (rest, done.stderr) == (ending, "")

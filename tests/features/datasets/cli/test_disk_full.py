@@ -6,12 +6,12 @@ Each command runs in a process whose files may have 200 KB at most (RLIMIT_FSIZE
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from tests.child_environment import without_coverage
 
 import luthier
 
@@ -51,7 +51,7 @@ def test_a_full_disk_is_told_and_leaves_no_part_of_an_output(
 ) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert all(len(content) > LIMIT_BYTES for content in before.values())
-    environment = {**os.environ, "PYTHONPATH": str(Path(luthier.__file__).parents[1])}
+    environment = {**without_coverage(), "PYTHONPATH": str(Path(luthier.__file__).parents[1])}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(LIMIT_BYTES), *arguments, "--json", "--home", str(folder / "home")],
         cwd=folder,
