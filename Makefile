@@ -174,6 +174,7 @@ build/trackers: tests/tracker_packages.sh constraints.txt | $(BIN)/python
 # The same of the driver of Google Cloud Storage.
 build/gcs: tests/gcs_packages.sh constraints.txt | $(BIN)/python
 	bash tests/gcs_packages.sh $(BIN)/python
+	@touch $@
 
 # And that of Azure Blob storage.
 build/azure: tests/azure_packages.sh constraints.txt | $(BIN)/python
