@@ -147,7 +147,7 @@ def test_groups_of_several_projects_give_a_choice(home: Context, provider: Provi
     choice = page.partition('name="choice" value="')[2].partition('"')[0]
     wrong = visitor().post("/sign-in/oidc/choose", data={"choice": choice, "project": "default"})
     refused(wrong, "does not belong to a sign-in")
-    refused(one.post("/sign-in/oidc/choose", data={"choice": choice, "project": "proj-x"}), "one of those")
+    refused(one.post("/sign-in/oidc/choose", data={"choice": choice, "project": "proj-x"}), "one of the offered ones")
     page = signed_in(one, "/datasets").text
     choice = page.partition('name="choice" value="')[2].partition('"')[0]
     answer = one.post("/sign-in/oidc/choose", data={"choice": choice, "project": other.project_id})

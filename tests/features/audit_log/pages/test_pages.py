@@ -27,7 +27,7 @@ def test_entries_of_the_project_newest_first(home: Context, browser: Browser) ->
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script>alert" not in page
     assert "3 facts" in page
-    assert '<dd class="mono"><time datetime="2001-09-09T01:46:40+00:00"' in page
+    assert '<dd><code><time datetime="2001-09-09T01:46:40+00:00"' in page
     assert "secret_of_mine" not in page
     assert page.index("session.begun") < page.index("<code>file.deleted")
     assert "secret_of_mine" in browser("admin", project="mine").get(ADDRESS).text

@@ -22,7 +22,7 @@ def test_readers_see_what_is_kept_and_cannot_change_it(home: Context, browser: B
     count_lost(home, {("default", home.access.now(), "the disk took no more"): 7})
     one = browser("read")
     page = one.get(ADDRESS).text
-    assert "metadata: times, sizes" in page
+    assert "<code>metadata</code>: times, sizes" in page
     assert "7: the disk took no more" in page
     assert 'action="/settings/traffic' not in page
     german = one.get(ADDRESS, headers={"Accept-Language": "de"}).text

@@ -36,7 +36,7 @@ def test_the_list_stands_below_the_studies(home: Context, browser: Browser) -> N
     text = one.get("/studies").text
     table = text[text.index('id="pipelines"') :]
     assert table.index(AUTO_ID) < table.index(SHOWDOWN_ID)
-    assert ("<td>automl</td>" in table, "<td>model comparison</td>" in table) == (True, True), "as the glossary says"
+    assert ("<td>AutoML</td>" in table, "<td>model comparison</td>" in table) == (True, True), "as the glossary says"
     assert "tune<span" in table
     assert "5 of 7" in table
     assert f'a stage of <a href="/pipelines/{AUTO_ID}"' in table
