@@ -14,3 +14,8 @@ def counted(num: int, noun: str, plural: str = "") -> str:
         plural: For any other number; empty for the noun with an s.
     """
     return f"{num:,} {noun if num == 1 else plural or f'{noun}s'}"
+
+
+def plural_unit(unit: str) -> str:
+    """The unit of a progress in the plural: `rows` of `row`, `batches` of `batch`; plurals stay."""
+    return unit if unit.endswith("s") else f"{unit}es" if unit.endswith("ch") else f"{unit}s"

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
+from luthier.core.data_sources import LOOPBACK
 from luthier.core.errors import ConflictError
 from luthier.features.generation.engines import parse_address
 from luthier.platform.home.context import Context
 
-_THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 CONFIGURED: Final = ":teacher"
 """What a form sends for the model that the operator has configured; no model has such a name."""
 
@@ -64,7 +64,7 @@ def configured_teacher(context: Context) -> ConfiguredTeacher | None:
     return ConfiguredTeacher(
         address=f"{url}#{model}",
         name=f"{model} at {urlsplit(url).netloc}",
-        is_here=(urlsplit(url).hostname or "") in _THIS_MACHINE,
+        is_here=urlsplit(url).hostname in LOOPBACK,
         prompt_usd=settings.teacher_usd_per_million_prompt_tokens,
         new_usd=settings.teacher_usd_per_million_new_tokens,
     )

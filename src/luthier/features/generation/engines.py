@@ -9,11 +9,12 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from luthier.core.access import DEFAULT_PROJECT
 from luthier.core.conversation import AS_THEY_ARE
+from luthier.core.data_sources import LOOPBACK
 from luthier.core.dataset import TokenisedExample
 from luthier.core.errors import RequestError
 from luthier.core.ids import sha256_document, sha256_file
@@ -157,7 +158,6 @@ class _Pooled:
 
 
 OWN_KEY, OPENAI_KEY = "LUTHIER_TEACHER_API_KEY", "OPENAI_API_KEY"
-_THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
 
 
 CostOf = Callable[[int, int], float | None]
@@ -297,7 +297,7 @@ def api_key(url: str, environment: Mapping[str, str], *, own: str = OWN_KEY) -> 
         return key
     parts = urlsplit(url)
     # OPENAI_API_KEY is often set for other programs: it must not go in clear text to an arbitrary host.
-    is_safe = parts.scheme == "https" or parts.hostname in _THIS_MACHINE
+    is_safe = parts.scheme == "https" or parts.hostname in LOOPBACK
     return (environment.get(OPENAI_KEY, "").strip() or None) if is_safe else None
 
 

@@ -23,6 +23,7 @@ from luthier.core.ports import Engine, Generation, Progress, Prompt, Score
 from luthier.core.recipe import Recipe
 from luthier.core.results.cost import spread_out
 from luthier.core.run import JudgeBudget, RemoteJudge, RemoteLoad
+from luthier.features.generation.configured_teacher import configured_teacher
 from luthier.features.generation.engines import api_key, is_address, parse_address
 from luthier.features.planning.judges import NUM_MEASURED, renamed
 from luthier.platform.home.context import Context
@@ -66,11 +67,12 @@ def find_remote_judges(context: Context, recipe: Recipe) -> dict[str, RemoteJudg
 
 
 def _remote_judge(context: Context, name: str) -> RemoteJudge:
-    settings, (url, model) = context.settings, parse_address(name)
-    if settings.teacher and parse_address(settings.teacher) != (url, model):
-        return RemoteJudge(name=f"{url}#{model}")
+    settings, teacher = context.settings, configured_teacher(context)
+    address = "#".join(parse_address(name))
+    if teacher is not None and teacher.address != address:
+        return RemoteJudge(name=address)
     return RemoteJudge(
-        name=f"{url}#{model}",
+        name=address,
         prompt_usd=settings.teacher_usd_per_million_prompt_tokens,
         new_usd=settings.teacher_usd_per_million_new_tokens,
     )

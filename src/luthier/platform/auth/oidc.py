@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode, urlsplit
 
+from luthier.core.data_sources import LOOPBACK
 from luthier.core.errors import RequestError, WorkError
 from luthier.core.system.extras import require_extra
 from luthier.platform.home.settings import Settings
@@ -38,7 +39,6 @@ _DISCOVERY: Final = "/.well-known/openid-configuration"
 _KEEP_SECONDS: Final = 3600.0
 _LEAST_REFRESH_SECONDS: Final = 30.0
 """Tokens with unknown key ids make this server ask for the keys again no more often than that."""
-_LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 _MAX_GROUPS: Final = 1000
 
 
@@ -446,7 +446,7 @@ def _check_address(name: str, address: str) -> None:
     parts = urlsplit(address)
     if parts.scheme == "https" and parts.hostname:
         return
-    if parts.scheme == "http" and parts.hostname in _LOOPBACK:
+    if parts.scheme == "http" and parts.hostname in LOOPBACK:
         return
     raise RequestError(
         f"{name} {address[:200]!r}", expected="an https:// address, or one of this machine", do="correct the address"

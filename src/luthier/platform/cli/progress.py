@@ -13,6 +13,7 @@ from rich.table import Column
 from rich.text import Text
 
 from luthier.core.ports import Progress, ProgressTask
+from luthier.core.text.counted import plural_unit
 from luthier.platform.cli import figures
 from luthier.platform.cli.console import is_terminal, stderr_console
 
@@ -182,7 +183,7 @@ class _Lines:
 def amount(done: float, total: float | None, unit: str, rate: float | None) -> str:
     """`120/400 steps (30%), 2.1 steps/s`; sizes and rates of bytes in their own units."""
     is_bytes = unit in ("byte", "bytes", "B")
-    name = "" if is_bytes else f" {_plural(unit)}"
+    name = "" if is_bytes else f" {plural_unit(unit)}"
 
     def show(value: float) -> str:
         return figures.size(int(value), total) if is_bytes else figures.count(value)
@@ -193,7 +194,3 @@ def amount(done: float, total: float | None, unit: str, rate: float | None) -> s
     if rate is not None:
         text += f", {figures.size(int(rate), total) if is_bytes else figures.number(rate)}{name}/s"
     return text
-
-
-def _plural(unit: str) -> str:
-    return unit if unit.endswith("s") else f"{unit}es" if unit.endswith("ch") else f"{unit}s"

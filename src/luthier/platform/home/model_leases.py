@@ -14,7 +14,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -99,12 +99,8 @@ class ModelLeases:
     def _write(self, model: LeasedModel) -> None:
         if self._path is None:
             self._path = self._locked_file()
-        line = {
-            "command": model.command, "process_id": model.process_id, "asked": model.asked, "name": model.name,
-            "run_id": model.run_id, "model_id": model.model_id,
-        }  # fmt: skip
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(asdict(model)) + "\n")
 
     def _locked_file(self) -> Path:
         for _ in range(_MAX_ATTEMPTS):

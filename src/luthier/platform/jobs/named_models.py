@@ -64,7 +64,7 @@ _read_ahead: ContextVar[dict[str, tuple[str, ...]] | None] = ContextVar("models_
 
 @contextmanager
 def models_read_ahead() -> Iterator[None]:
-    """In the block models that stand in files are read once, and never within a transaction (see `read_models`)."""
+    """In the block models that files name are read once, and never within a transaction (see `read_models`)."""
     token = _read_ahead.set({})
     try:
         yield

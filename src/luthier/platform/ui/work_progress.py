@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final, Self
 
 from luthier.core.ports import Progress, ProgressTask, SilentTask
+from luthier.core.text.counted import plural_unit
 
 _BYTES: Final = "bytes"
 
@@ -146,4 +147,4 @@ def _counted_unit(unit: str, number: float) -> str:
     """The unit as it follows the number: progress names some units in the singular, others in the plural."""
     if number == 1:
         return unit.removesuffix("s")
-    return unit if not unit or unit.endswith("s") else f"{unit}es" if unit.endswith("ch") else f"{unit}s"
+    return plural_unit(unit) if unit else ""

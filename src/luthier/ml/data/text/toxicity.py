@@ -71,14 +71,12 @@ class WordList:
     Attributes:
         words: written form -> entry.
         phrases: words of a phrase -> entry.
-        longest: words of the longest phrase.
         masked: (first letter, length) -> forms that a token with hidden letters may be.
         pattern: regular expression in Rust's dialect that finds every plain form.
     """
 
     words: dict[str, ToxicWord]
     phrases: dict[tuple[str, ...], ToxicWord]
-    longest: int
     masked: dict[tuple[str, int], list[str]] = field(repr=False, default_factory=dict)
     pattern: str = field(repr=False, default="")
 
@@ -177,7 +175,7 @@ def read_words(path: Path) -> WordList:
     alternatives = sorted({re.escape(w) for w in words} | {_BETWEEN.join(map(re.escape, p)) for p in phrases})
     # -u: without Unicode, since its case tables would make the compiled pattern many times as large.
     pattern = rf"(?i-u)\b(?:{'|'.join(alternatives).replace(chr(39), _APOSTROPHE)})\b"
-    return WordList(words, phrases, max(map(len, phrases), default=1), dict(masked), pattern)
+    return WordList(words, phrases, dict(masked), pattern)
 
 
 def counts_by_class(found: list[ToxicWord]) -> Counter[str]:
