@@ -28,6 +28,8 @@ GPU_DEVICES ?= /dev/nvidiactl /dev/dxg
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 RESULTS := build/tests.xml
 TESTS  ?= tests
+# Tests wait for servers and child processes, so three processes end sooner than two on two cores; each needs memory of its own.
+TEST_PROCESSES ?= 3
 
 .DELETE_ON_ERROR:
 .PHONY: quickstart test coverage drill types zoo lint format messages docs story-shop story-law story-thinking notebooks models wheel screenshots clean
@@ -39,13 +41,13 @@ quickstart: $(VENV)/installed $(VENV)/assets
 test: lint | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m compileall -q src
-	$(BIN)/python -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile=same-examples --junitxml=$(RESULTS)
+	$(BIN)/python -m pytest -m "not drill" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --hypothesis-profile=same-examples --junitxml=$(RESULTS)
 	@$(BIN)/python -c "$$SOME_TEST_RAN" $(RESULTS)
 
 coverage: $(VENV)/installed-test | $(VENV)/system-test $(VENV)/client-test $(VENV)/assets
 	@mkdir -p build
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m coverage run -m pytest -m "not drill" -n 2 --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(BIN)/python -m coverage run -m pytest -m "not drill" -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(TESTS)
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage html --quiet -d build/coverage
 	$(BIN)/python -m coverage report
