@@ -11,6 +11,8 @@ import pytest
 
 import luthier
 from luthier.core.errors import NotFoundError, RecipeError, RequestError
+from luthier.features.models.names import find_model
+from luthier.platform.home.context import Context
 
 
 def rows(file: Path, start: int, stop: int) -> Path:
@@ -132,3 +134,27 @@ def test_a_name_alone_is_one_system_and_one_metric(tmp_path: Path, monkeypatch: 
     assert (asked["systems"], asked["metrics"]) == (["run-a", "base"], ["rouge"])
     luthier.evaluate("run-a", data="rows.jsonl", against=("b", "c"), home=tmp_path / "home")
     assert (asked["systems"], asked["metrics"]) == (["run-a", "b", "c"], None)
+
+
+def test_the_models_of_an_evaluation_are_kept_from_removal_until_it_returns(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    script = """
+import sys
+from pathlib import Path
+from luthier.platform.home.model_leases import leased_models
+print([(one.command, one.asked) for one in leased_models(Path(sys.argv[1]))])
+"""
+    seen: list[str] = []
+
+    def evaluate(context: Context, systems: list[str], **_: object) -> None:
+        find_model(context, systems[0])
+        command = [sys.executable, "-c", script, str(context.settings.model_leases_folder)]
+        seen.append(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+
+    monkeypatch.setattr("luthier.features.evaluations.service.evaluate", evaluate)
+    luthier.evaluate(str(tiny_model), data="rows.jsonl", against=(), home=home)
+    assert seen == [str([("luthier.evaluate", str(tiny_model))])]
+    with Context.open(home) as context:
+        assert list(context.settings.model_leases_folder.iterdir()) == []

@@ -94,7 +94,7 @@ def train(recipe: AnyRecipe, *, num_devices: int = 1, home: Home = None) -> Run:
     from luthier.features.training import service as training
     from luthier.features.training.launchers.local import LocalLauncher
 
-    with _open(home) as context:
+    with _open(home, "train") as context:
         asked, base_dir = _read(recipe)
         launcher = LocalLauncher(num_devices) if num_devices != 1 else None
         outcome = training.train(context, asked, base_dir=base_dir, launcher=launcher, listener=live_chart())
@@ -137,7 +137,7 @@ def evaluate(
     from luthier.features.recipes.checks import good_enough_of
 
     bar = good_enough_of(good_enough)
-    with _open(home) as context:
+    with _open(home, "evaluate") as context:
         return evaluations.evaluate(
             context,
             [system, *_names(against)],
@@ -220,13 +220,18 @@ def _load(context: Context, run_id: str) -> Run:
     return Run(record, context.runs.plan(run_id), context.runs.events(run_id), evaluation, folder)
 
 
-def _open(home: Home) -> Context:
+def _open(home: Home, function: str | None = None) -> Context:
+    """The context of a call. With a function's name, the models that it uses are kept from removal until it returns."""
     from luthier.platform.cli.progress import make_progress
+    from luthier.platform.home.model_leases import ModelLeases
 
     wait_briefly()  # has an effect where torch is not loaded yet
     keep_few_kernels()  # the same
     keep_products_exact()  # the same
-    return Context.open(Path(home) if home is not None else None, progress=make_progress())
+    context = Context.open(Path(home) if home is not None else None, progress=make_progress())
+    if function is not None:
+        context.model_leases = ModelLeases(context.settings.model_leases_folder, f"luthier.{function}")
+    return context
 
 
 def _read(recipe: AnyRecipe) -> tuple[Recipe, Path]:

@@ -80,7 +80,7 @@ def uses_of(context: Context, name: str, path: str | None = None) -> tuple[Use, 
 
 
 def commands_using(context: Context, name: str, path: str | None = None) -> tuple[str, ...]:
-    """The commands at terminals that use a model now, such as `luthier eval (process 4711)`.
+    """The commands and calls of the Python API that use a model now, such as `luthier eval (process 4711)`.
 
     Args:
         context: The home.

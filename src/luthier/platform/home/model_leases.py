@@ -1,4 +1,4 @@
-"""Which models commands at a terminal use now, so that no other process deletes them.
+"""Which models commands at a terminal and calls of the Python API use now, so that no other process deletes them.
 
 Jobs and runs are in the database with what they need; a command is in no table. It writes the names of its models to a
 file of its own in the home and holds a lock on it, which the system releases when the process ends, however it ends.
@@ -35,7 +35,7 @@ class LeasedModel:
     """A model that a running command uses.
 
     Attributes:
-        command: The command, such as `luthier eval`.
+        command: The command or function, such as `luthier eval` or `luthier.evaluate`.
         process_id: Its process.
         asked: The model as the command names it.
         name: What that name means: a run, a tuned model, a base model or a path.
