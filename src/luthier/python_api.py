@@ -223,14 +223,13 @@ def _load(context: Context, run_id: str) -> Run:
 def _open(home: Home, function: str | None = None) -> Context:
     """The context of a call. With a function's name, the models that it uses are kept from removal until it returns."""
     from luthier.platform.cli.progress import make_progress
-    from luthier.platform.home.model_leases import ModelLeases
 
     wait_briefly()  # has an effect where torch is not loaded yet
     keep_few_kernels()  # the same
     keep_products_exact()  # the same
     context = Context.open(Path(home) if home is not None else None, progress=make_progress())
     if function is not None:
-        context.model_leases = ModelLeases(context.settings.model_leases_folder, f"luthier.{function}")
+        context.hold_models(f"luthier.{function}")
     return context
 
 

@@ -94,7 +94,7 @@ def commands_using(context: Context, name: str, path: str | None = None) -> tupl
 
 
 def refuse_used_by_commands(context: Context, name: str, path: str | None = None) -> None:
-    """Raise ConflictError where a command at a terminal uses a model that is to be deleted.
+    """Raise ConflictError where a command or a call of the Python API uses a model that is to be deleted.
 
     Args:
         context: The home.

@@ -322,7 +322,6 @@ def open_context(
     """
     from luthier.platform.cli.progress import make_progress
     from luthier.platform.home.context import Context
-    from luthier.platform.home.model_leases import ModelLeases
 
     context = Context.open(home, progress=make_progress())
     if checkpoints is not None:
@@ -335,7 +334,7 @@ def open_context(
     if holds_models:
         # The first word alone: later ones may be secret. A person finds the process by its number.
         word = next((word for word in sys.argv[1:2] if _COMMAND.fullmatch(word)), "")
-        context.model_leases = ModelLeases(context.settings.model_leases_folder, f"luthier {word}".strip())
+        context.hold_models(f"luthier {word}".strip())
     return context
 
 

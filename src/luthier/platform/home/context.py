@@ -194,7 +194,7 @@ class Context:
         self.only: Mapping[str, Served] | None = None  # where a server is for these models alone, by name
         self.stored_answers: AnswerFile | None = None  # where a job that evaluates stores answers as they come
         self.owner_project_id: str | None = None  # whose runs are begun here, where they have no job of their own
-        self.model_leases: ModelLeases | None = None  # where a command keeps the models that it uses from removal
+        self.model_leases: ModelLeases | None = None  # of a command or call that keeps its models from removal
         self.cache_project_id = DEFAULT_PROJECT  # whose stored generations are found and kept here
         # Called before each stage and trial; raises NotAllowedError where who started a job may no longer do it.
         self.check_access: Callable[[], None] = lambda: None
@@ -220,6 +220,16 @@ class Context:
         settings = settings.model_copy(update={"home": place})
         keep_import_structure(settings.imports_folder)
         return cls(settings, progress or SilentProgress(), database_patience_seconds)
+
+    def hold_models(self, command: str) -> None:
+        """Keep models that are looked up by name from removal until the context is closed.
+
+        Args:
+            command: Who uses them, as an error names it: `luthier eval`, `luthier.evaluate`.
+        """
+        from luthier.platform.home.model_leases import ModelLeases
+
+        self.model_leases = ModelLeases(self.settings.model_leases_folder, command)
 
     @contextmanager
     def owned_by(self, project_id: str | None) -> Iterator[None]:
