@@ -42,6 +42,7 @@ def played(folder: Path, script: str, exit_codes: list[int], *, luthier: str = "
     for name, text in commands.items():
         (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n", encoding="utf-8")
         (folder / name).chmod(0o755)
+    (folder / "told").touch()  # a process that is ended at once has written nothing
     (folder / "codes").write_text(" ".join(map(str, exit_codes)), encoding="utf-8")
     environment = {
         "PATH": f"{folder}:{os.environ['PATH']}", "SLURM_NTASKS": "8", "SLURM_JOB_NODELIST": "node[7-8]",
@@ -84,10 +85,19 @@ def test_slurm_starts_again_only_what_a_new_start_can_mend(
 def test_slurm_pauses_before_its_time_is_up_and_queues_the_job_again(tmp_path: Path) -> None:
     """Slurm signals the script, which passes it on; the run says by its exit code that it is not done."""
     # The grandparent is srun's stand-in, whose parent is the script.
-    signalled = 'trap "exit 85" TERM; kill -USR1 "$(cat script)"; while :; do read -r -t 0.1 < <(:); done'
+    signalled = 'trap "exit 85" TERM; kill -USR1 "$(cat script)"; while :; do sleep 0.1; done'
     script = "echo $$ > script\n" + launch_file("slurm", LAUNCH)
     code, told = played(tmp_path, script, [0], luthier=signalled)
     assert (code, len(told)) == (0, 1)
+    assert (tmp_path / "control").read_text().splitlines()[-1] == "requeue 20001"
+
+
+def test_a_signal_before_the_step_has_a_number_pauses_it_all_the_same(tmp_path: Path) -> None:
+    # Bash runs a trap for DEBUG before each command: the signal comes between the step's start and its number.
+    early = "trap 'if [ \"$BASH_COMMAND\" = \"step=\\$!\" ]; then kill -USR1 $$; fi' DEBUG\n"
+    script = early + launch_file("slurm", LAUNCH)
+    code, _ = played(tmp_path, script, [0], luthier='trap "exit 85" TERM; while :; do sleep 0.1; done')
+    assert code == 0
     assert (tmp_path / "control").read_text().splitlines()[-1] == "requeue 20001"
 
 
@@ -95,7 +105,7 @@ def test_slurm_pauses_before_its_time_is_up_and_queues_the_job_again(tmp_path: P
 def test_slurm_queues_nothing_again_that_is_done_or_was_queued_often_enough(
     tmp_path: Path, ending: str, restarts: int
 ) -> None:
-    signalled = f'trap "{ending}" TERM; kill -USR1 "$(cat script)"; while :; do read -r -t 0.1 < <(:); done'
+    signalled = f'trap "{ending}" TERM; kill -USR1 "$(cat script)"; while :; do sleep 0.1; done'
     script = "echo $$ > script\n" + launch_file("slurm", LAUNCH)
     code, told = played(tmp_path, script, [0], luthier=signalled, restarts=restarts)
     assert (code, len(told)) == (int(ending.split()[1]), 1)
