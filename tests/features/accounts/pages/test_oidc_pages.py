@@ -424,7 +424,7 @@ def test_the_check_asks_again_and_the_wait_counts_the_documents(
     ]
     provider.published_keys = ()
     refused_check = admin.post("/settings/sign-in/check")
-    assert refused_check.status_code == 502
+    assert refused_check.status_code == 503
     assert "lists no key" in refused_check.text
 
 
