@@ -176,12 +176,12 @@ def unmap_group(
 
 
 @router.post(f"{_ADDRESS}/check")
-def check(request: Request, _caller: Admin) -> Response:
-    """Ask the provider for its discovery document."""
+def check(request: Request, context: HomeContext, _caller: Admin) -> Response:
+    """Ask the provider for its discovery document and its keys."""
     client = _client(request)
 
     def work() -> Led:
-        found = client.metadata()
+        found = client.check(context.progress)
         return Led(_ADDRESS, f"The provider answers: {found['issuer']} signs in at {found['authorization_endpoint']}.")
 
     return page_work(request).answer(request, "Checking the connection to the provider", work, back=_ADDRESS)

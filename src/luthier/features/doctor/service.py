@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import platform
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from luthier.core.system.extras import EXTRAS, missing_modules
 from luthier.core.system.facility_list import FACILITIES
@@ -18,6 +21,8 @@ from luthier.platform.home.permissions import exposed_paths
 if TYPE_CHECKING:
     from luthier.ml.planning.hardware import Hardware
 
+_Found = TypeVar("_Found")
+_NUM_PARTS: Final = 4
 _PACKAGES = ("luthier", "torch", "transformers", "peft")
 _GIB = 1 << 30
 # The smallest model of the catalogue with a LoRA run at the same time: weights, masters, activations; model and
@@ -95,18 +100,47 @@ def examine(context: Context, *, measures: bool = True) -> Examination:
             False: with the stored rates, which are measured only if there are none. Training on the same machine
             would disturb a measurement, which may change the precision of the runs to come.
     """
-    from luthier.ml.evaluation.sandbox.runners import isolation
-    from luthier.ml.inference.accelerator import software
+    with context.progress.task("Examining the machine", _NUM_PARTS, "parts") as task:
+
+        def part(title: str, examined: Callable[[], _Found]) -> _Found:
+            with context.progress.task(title, None, ""):
+                found = examined()
+            task.advance()
+            return found
+
+        part("Loading the libraries", _load_libraries)
+        measured, busy, disturbed = part("Measuring the processor", partial(_measurement, context, measures))
+        sandbox = part("Trying the sandbox", _sandbox)
+        return part("Looking for what is missing", partial(_examination, context, measured, busy, disturbed, sandbox))
+
+
+def _load_libraries() -> None:
+    # Seconds on a cold disk: a part by itself, so that they do not count as the measurement.
+    import_module("luthier.ml.planning.hardware")
+
+
+def _measurement(context: Context, measures: bool) -> tuple[Hardware, float, tuple[Finding, ...]]:
     from luthier.ml.planning.hardware import busy_cores
     from luthier.platform.home.hardware_benchmark import hardware_of, measure_again
 
-    disturbed: tuple[Finding, ...] = ()
-    if measures:
-        # The measurement replaces the stored one; `before` is what plans have used so far.
-        measured, before, busy = measure_again(context)
-        disturbed = (*_changed(measured, before), *_busy(busy))
-    else:
-        measured, busy = hardware_of(context), busy_cores()
+    if not measures:
+        return hardware_of(context), busy_cores(), ()
+    # The measurement replaces the stored one; `before` is what plans have used so far.
+    measured, before, busy = measure_again(context)
+    return measured, busy, (*_changed(measured, before), *_busy(busy))
+
+
+def _sandbox() -> str:
+    from luthier.ml.evaluation.sandbox.runners import isolation
+
+    return isolation().holds
+
+
+def _examination(
+    context: Context, measured: Hardware, busy: float, disturbed: tuple[Finding, ...], sandbox: str
+) -> Examination:
+    from luthier.ml.inference.accelerator import software
+
     free = shutil.disk_usage(context.home).free
     versions = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
     return Examination(
@@ -115,7 +149,7 @@ def examine(context: Context, *, measures: bool = True) -> Examination:
         disk_free_bytes=free,
         versions=versions,
         busy_cores=round(busy, 2),
-        sandbox=isolation().holds,
+        sandbox=sandbox,
         extras={name: not missing_modules(name) for name in EXTRAS},
         system=f"{platform.system()} {platform.release()}, {platform.machine()}",
         facilities={facility.name: facility.is_here() for facility in FACILITIES},

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from luthier.core.access import Caller
+from luthier.core.ports import track
 from luthier.core.system.files import scratch_folder
 from luthier.core.text.byte_sizes import size
 from luthier.core.text.plain_yaml import parse_yaml, write_yaml
@@ -116,12 +117,15 @@ def _made(context: Context, caller: Caller, text: str, rows: bytes | None, promp
         if data is not None and rows is not None:
             data.write_bytes(rows)
         with redacted_errors({f"{work}/": ""}):
-            found = import_evals(text, work / "suites", data=data, prompt=prompt)
+            found = import_evals(text, work / "suites", data=data, prompt=prompt, progress=context.progress)
             suites = [_suite_of(one) for one in found]
             # All of them before the first is stored: a refused one must not leave the others behind.
             for suite in suites:
                 check_is_for_servers(suite)
-            return [_stored(context, caller, *pair) for pair in zip(found, suites, strict=True)]
+            pairs = list(zip(found, suites, strict=True))
+            return [
+                _stored(context, caller, *pair) for pair in track(context.progress, "Storing suites", pairs, "suites")
+            ]
 
 
 def _suite_of(one: ImportedEval) -> dict[str, Any]:

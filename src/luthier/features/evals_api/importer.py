@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from luthier.core.errors import NotFoundError, RequestError, validation_reason
 from luthier.core.graders import SuiteGrader
 from luthier.core.json_limits import fault_of_text, json_text
+from luthier.core.ports import Progress, SilentProgress, track
 from luthier.core.results.suite import GradedTask, Suite, TaskGrader
 from luthier.core.text.counted import counted
 from luthier.core.text.plain_yaml import write_yaml
@@ -67,7 +68,13 @@ class ImportedEval:
 
 
 def import_evals(
-    text: str, out: Path, *, data: Path | None = None, prompt: str | None = None, force: bool = False
+    text: str,
+    out: Path,
+    *,
+    data: Path | None = None,
+    prompt: str | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
 ) -> list[ImportedEval]:
     """Write a suite and its rows for each eval of a JSON text.
 
@@ -78,6 +85,7 @@ def import_evals(
         data: JSON lines with `item`, in place of the rows of a run.
         prompt: The field of an item with the prompt, as text or as messages, in place of the prompt of a run.
         force: Replace files of the same name.
+        progress: Counts the evals, and the rows of each; None shows nothing.
 
     Raises:
         RequestError: The text holds no eval, or one that cannot become a suite; says what is missing.
@@ -95,10 +103,11 @@ def import_evals(
         )
     found = []
     taken: set[str] = set()
-    for one in evals:
+    shown = progress or SilentProgress()
+    for one in track(shown, "Importing evals", evals, "evals"):
         name = _plain_name(str(one.get("name") or one.get("id") or "eval"), taken)
         own = [run for run in runs if run.get("eval_id") == one.get("id")]
-        found.append(_imported(one, own, name, out, data=data, prompt=prompt, force=force))
+        found.append(_imported(one, own, name, out, data=data, prompt=prompt, force=force, progress=shown))
     return found
 
 
@@ -111,6 +120,7 @@ def _imported(
     data: Path | None,
     prompt: str | None,
     force: bool,
+    progress: Progress,
 ) -> ImportedEval:
     notes: list[str] = []
     kept = [made for number, grader in enumerate(one["testing_criteria"]) if (made := _grader(number, grader, notes))]
@@ -121,14 +131,17 @@ def _imported(
             do="see docs/evals.md for what each of them needs",
         )
     run = _newest(runs, notes)
-    rows = _rows_of(name, one, run, data)
+    rows = _rows_of(name, one, run, data, progress)
     if any(row.sample is not None for row in rows):
         notes.append("Answers in the rows (`sample`) were left out: a suite has the evaluated model answer.")
     asked = (getattr(run.data_source, "sampling_params", None) or {}) if run is not None else {}
     if given := sorted(parameter for parameter, value in asked.items() if value is not None):
         left_out = ", ".join(given)
         notes.append(f"The sampling_params of its run were left out: {left_out}. Answers of a suite are greedy.")
-    lines = [{"prompt": _prompt(name, run, row, prompt), "item": row.item} for row in rows]
+    lines = [
+        {"prompt": _prompt(name, run, row, prompt), "item": row.item}
+        for row in track(progress, "Writing rows", rows, "rows")
+    ]
     runs_code = any(grader.grader.type == "python" for grader in kept)
     # allow_code is written into the suite; running it still needs --allow-code.
     task = GradedTask(
@@ -255,14 +268,16 @@ def _without_nulls(value: Any) -> Any:
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
 
 
-def _rows_of(name: str, one: Mapping[str, Any], run: RunRequest | None, data: Path | None) -> list[SourceRow]:
+def _rows_of(
+    name: str, one: Mapping[str, Any], run: RunRequest | None, data: Path | None, progress: Progress
+) -> list[SourceRow]:
     from luthier.ml.evaluation.metrics.structured_output import SchemaCheck
 
     item_schema = _item_schema(one)
     check = None if item_schema is None else SchemaCheck(item_schema)
     rows: list[SourceRow] = []
     problems = []
-    for place, row in _given_rows(name, run, data):
+    for place, row in track(progress, "Checking rows", _given_rows(name, run, data), "rows"):
         fault = row if isinstance(row, str) else None
         if check is not None and item_schema is not None and isinstance(row, SourceRow):
             fault = fault_of_item(item_schema, check, row.item)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from luthier.core.access import Caller, Project
 from luthier.core.errors import ConflictError, LuthierError, NotAllowedError, NotFoundError
 from luthier.core.ids import is_id
+from luthier.core.ports import track
 from luthier.core.records.deployment import Deployment
 from luthier.features.model_cards.service import BaseView, find_base, list_bases
 from luthier.features.models import service as models
@@ -196,7 +197,7 @@ def _base_of(job: Job) -> str | None:
 
 
 def _deployments(context: Context, base: BaseView, projects: list[Project]) -> Iterator[BaseUser]:
-    for project in projects:
+    for project in track(context.progress, "Searching the deployments of projects", projects, "projects"):
         caller = Caller(project_id=project.project_id)
         for one in context.deployments.list(project.project_id):
             if _needs(context, caller, one, base):

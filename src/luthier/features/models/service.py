@@ -129,7 +129,7 @@ def remove_model(context: Context, name: str) -> ModelView:
 
     # Read before the removal, which deletes the record of the origin with the weights.
     origin = sources.origin(name, context.home)
-    model = sources.remove(name, context.home)
+    model = sources.remove(name, context.home, context.progress)
     return _view(catalog.entries().get(model.name), model, origin)
 
 

@@ -24,6 +24,7 @@ from urllib.parse import urlencode, urlsplit
 
 from luthier.core.data_sources import LOOPBACK
 from luthier.core.errors import RequestError, WorkError
+from luthier.core.ports import Progress
 from luthier.core.system.extras import require_extra
 from luthier.platform.home.settings import Settings
 
@@ -207,8 +208,40 @@ class OidcClient:
         query = urlencode({"client_id": self.provider.client_id, "post_logout_redirect_uri": return_to})
         return f"{address}{'&' if urlsplit(address).query else '?'}{query}"
 
-    def metadata(self) -> dict[str, Any]:
-        """The discovery document, whose issuer is checked to be the configured one."""
+    def check(self, progress: Progress) -> dict[str, Any]:
+        """Fetch what a sign-in needs of the provider now, kept or not: the discovery document and the keys.
+
+        Args:
+            progress: Counts the two.
+
+        Returns:
+            The discovery document.
+
+        Raises:
+            WorkError: The provider does not answer, answers something else, or has no key for signatures.
+        """
+        host = urlsplit(self.provider.issuer).hostname
+        with progress.task("Checking the provider", 2, "documents") as task:
+            with progress.task(f"Waiting for the discovery document of {host}", None, ""):
+                found = self.metadata(keep_seconds=0.0)
+            task.advance()
+            with progress.task(f"Waiting for the keys of {host}", None, ""):
+                keys = self._keys(None, keep_seconds=0.0)
+            task.advance()
+        if not keys:
+            raise WorkError(
+                f"{self.provider.name} lists no key at {urlsplit(str(found['jwks_uri'])).path}",
+                expected="at least one RSA or EC key for signatures, or nobody can sign in",
+                do="correct the provider's keys, then check again",
+            )
+        return found
+
+    def metadata(self, *, keep_seconds: float = _KEEP_SECONDS) -> dict[str, Any]:
+        """The discovery document, whose issuer is checked to be the configured one.
+
+        Args:
+            keep_seconds: How old the kept one may be; an older one is fetched again.
+        """
         from authlib.oidc.discovery import OpenIDProviderMetadata
 
         address = self.provider.issuer.rstrip("/") + _DISCOVERY
@@ -226,7 +259,7 @@ class OidcClient:
                 _check_address(name, str(OpenIDProviderMetadata(found).get(name) or ""))
             return found
 
-        return self._known(address, checked)
+        return self._known(address, checked, keep_seconds)
 
     def _check_answer(self, flow: Flow, answer: Mapping[str, str]) -> None:
         if not secrets.compare_digest(answer.get("state", "").encode(), flow.state.encode()):
@@ -316,8 +349,8 @@ class OidcClient:
         wanted = jws.extract_compact(text.encode()).headers().get("kid")
         algorithms = list(self._algorithms())
         failed: Exception | None = None
-        for is_again in (False, True):
-            keys = self._keys(wanted, is_refreshed=is_again)
+        for keep_seconds in (_KEEP_SECONDS, _LEAST_REFRESH_SECONDS):
+            keys = self._keys(wanted, keep_seconds=keep_seconds)
             for key in keys:
                 try:
                     # One key alone: among several, the library takes any one.
@@ -330,14 +363,14 @@ class OidcClient:
                 break
         raise failed or ValueError("no key of the provider has the id that the token names")
 
-    def _keys(self, wanted: str | None, *, is_refreshed: bool) -> list[Any]:
+    def _keys(self, wanted: str | None, *, keep_seconds: float) -> list[Any]:
         """The keys of the provider that can have signed a token; of a token that names one, those with that id."""
         address = str(self.metadata()["jwks_uri"])
 
         def fetched() -> dict[str, Any]:
             return self._fetch("GET", address)
 
-        listed = self._known(address, fetched, is_refreshed=is_refreshed).get("keys")
+        listed = self._known(address, fetched, keep_seconds).get("keys")
         usable = [key for key in listed if _signs(key)] if isinstance(listed, list) else []
         return [key for key in usable if wanted is None or key.get("kid") == wanted]
 
@@ -362,14 +395,11 @@ class OidcClient:
             groups=tuple(one for one in listed[:_MAX_GROUPS] if isinstance(one, str)),
         )
 
-    def _known(
-        self, address: str, fetch: Callable[[], dict[str, Any]], *, is_refreshed: bool = False
-    ) -> dict[str, Any]:
+    def _known(self, address: str, fetch: Callable[[], dict[str, Any]], keep_seconds: float) -> dict[str, Any]:
         now = time.monotonic()
         with self._lock:
             kept = self._kept.get(address)
-        keep = _LEAST_REFRESH_SECONDS if is_refreshed else _KEEP_SECONDS
-        if kept is not None and now - kept.at < keep:
+        if kept is not None and now - kept.at < keep_seconds:
             return kept.document
         found = fetch()
         with self._lock:

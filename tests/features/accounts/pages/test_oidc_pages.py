@@ -26,6 +26,7 @@ from luthier.platform.auth import members, oidc_members
 from luthier.platform.auth.rate_limiter import TokenBuckets
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
+from luthier.platform.ui.work_progress import Stage
 from luthier.server.home import create_home_app
 
 ME = Caller()
@@ -403,6 +404,28 @@ def test_groups_are_mapped_on_the_page_by_admins_of_default_alone(
     assert lead.post("/settings/sign-in/groups", data=given).status_code == 422
     actions = [entry.action for entry in newest_entries(home, limit=20)]
     assert {"group.mapped", "group.unmapped"} <= set(actions)
+
+
+def test_the_check_asks_again_and_the_wait_counts_the_documents(
+    home: Context, provider: Provider, visitor: Visitors, stages: list[Stage]
+) -> None:
+    oidc_members.map_group(home, ME, "ops", "default", "admin")
+    provider.person["groups"] = ["ops"]
+    admin = visitor()
+    signed_in(admin)
+    before = provider.num_key_requests
+    assert admin.post("/settings/sign-in/check").status_code == 303
+    assert provider.num_key_requests == before + 1, "what a sign-in has fetched says nothing of now"
+    host = urlsplit(provider.issuer).hostname
+    assert [one.words for one in stages] == [
+        "Checking the provider: 2 of 2 documents",
+        f"Waiting for the discovery document of {host}",
+        f"Waiting for the keys of {host}",
+    ]
+    provider.published_keys = ()
+    refused_check = admin.post("/settings/sign-in/check")
+    assert refused_check.status_code == 503
+    assert "lists no key" in refused_check.text
 
 
 def test_without_a_provider_the_sign_in_page_has_no_button(browser: Callable[..., TestClient]) -> None:

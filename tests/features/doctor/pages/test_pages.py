@@ -15,6 +15,7 @@ from luthier.features.doctor import pages
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.home.hardware_benchmark import hardware_of
+from luthier.platform.ui.work_progress import Stage
 
 ADDRESS = "/settings/machine"
 
@@ -68,3 +69,15 @@ def test_others_do_not_examine_it(home: Context, browser: Browser, monkeypatch: 
     assert "All projects share this machine" in friend.get(ADDRESS).text
     assert friend.post(ADDRESS).status_code == 403
     assert browser("read", "train").post(ADDRESS).status_code == 403
+
+
+def test_the_wait_shows_the_parts_of_the_examination(browser: Browser, stages: list[Stage]) -> None:
+    assert browser("admin").post(ADDRESS).status_code == 303
+    whole, *parts = stages
+    assert whole.words == "Examining the machine: 4 of 4 parts"
+    assert [one.words for one in parts] == [
+        "Loading the libraries",
+        "Measuring the processor",
+        "Trying the sandbox",
+        "Looking for what is missing",
+    ]

@@ -13,6 +13,7 @@ from luthier.features.evaluation_orders.service import check_suite
 from luthier.platform.files import service as files
 from luthier.platform.files.store import StoredFile
 from luthier.platform.home.context import Context
+from luthier.platform.ui.work_progress import Stage
 from luthier.testing.records import add_run
 
 ADDRESS = "/evaluations/import"
@@ -98,3 +99,13 @@ def test_what_is_no_eval_is_refused_without_the_places_of_this_machine(home: Con
         assert answer.status_code == 422
         assert str(home.home) not in answer.text
     assert one.post(ADDRESS, files={"file": ("", b"")}).status_code == 400
+
+
+def test_the_wait_counts_evals_rows_and_suites(browser: Browser, stages: list[Stage]) -> None:
+    assert send(browser("read", "train"), PLAIN, RUN).status_code == 303
+    assert [one.words for one in stages] == [
+        "Importing evals: 1 of 1 eval",
+        "Checking rows: 2 of 2 rows",
+        "Writing rows: 2 of 2 rows",
+        "Storing suites: 1 of 1 suite",
+    ]

@@ -27,6 +27,7 @@ from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.home.settings import Settings
 from luthier.platform.ui import page_work
+from luthier.platform.ui.work_progress import Stage
 from luthier.testing.servers import wait_for
 
 
@@ -200,3 +201,14 @@ def test_a_push_is_cancelled_by_its_page_and_the_next_one_completes_it(
     assert not (tmp_path / "shelf" / "mine" / "bundle.json").exists()
     assert "The export is complete at" in unescape(shown(one, push(one, export_id, target)).text)
     assert verify(tmp_path / "shelf" / "mine").is_whole
+
+
+def test_the_wait_for_a_signature_counts_what_is_verified(
+    home: Context, browser: Browser, export_id: str, tmp_path: Path, stages: list[Stage]
+) -> None:
+    allow(home, signing_key=write_curve_keys(tmp_path, "server")[0])
+    assert browser("admin").post(f"/exports/{export_id}/sign").status_code == 303
+    (verified,) = stages
+    assert (verified.title, verified.is_bytes) == ("Verifying", True)
+    assert verified.done == verified.total
+    assert verified.done > 0

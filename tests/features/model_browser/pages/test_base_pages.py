@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
 from luthier.platform.jobs.records import Job
 from luthier.platform.ui import page_work
+from luthier.platform.ui.work_progress import Stage
 from luthier.testing.records import make_plan, make_record, make_result
 from luthier.testing.servers import wait_for
 
@@ -221,3 +223,14 @@ def test_a_check_is_cancelled_by_its_page(
     assert "the check of &#39;tiny&#39; was cancelled" in one.get(page).text
     assert stored_check(home, sha256) is None
     assert not base_pages._checking.locked(), "the next one may begin"
+
+
+def test_the_wait_for_a_removal_counts_projects_and_files(
+    home: Context, browser: Browser, tiny_model: Path, stages: list[Stage]
+) -> None:
+    pull_model(home, str(tiny_model))
+    create_project(home, "other")
+    assert browser("admin").post(REMOVAL, data=FORM).status_code == 303
+    searched, deleted = stages
+    assert searched.words == "Searching the deployments of projects: 2 of 2 projects"
+    assert re.fullmatch(r"Deleting files: ([1-9]\d*) of \1 files", deleted.words)

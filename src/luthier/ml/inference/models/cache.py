@@ -12,7 +12,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from luthier.core.errors import ConflictError, ModelSourceError, StorageFullError, first_line
 from luthier.core.frozen_model import FrozenModel
 from luthier.core.ids import sha256_file
-from luthier.core.ports import Progress
+from luthier.core.ports import Progress, SilentProgress, track
 from luthier.core.records.base_model import LocalModel
 from luthier.core.system import facilities
 from luthier.core.system.files import is_disk_full, sync, sync_tree
@@ -200,16 +200,22 @@ def publish(home: Path, name: ModelName, made: Path, model: LocalModel, manifest
     sync(made / DOCUMENT)
     sync(made)
     # A rename cannot replace a folder that is not empty. After a crash here there is no model, and it is pulled again.
-    _discard(home, name)
+    _discard(home, name, SilentProgress())
     made.rename(final)
     # The rename itself is durable only once its folder is synced.
     sync(final.parent)
     return model
 
 
-def discard(home: Path, name: ModelName) -> None:
-    """Delete a model atomically; call under the lock."""
-    _discard(home, name)
+def discard(home: Path, name: ModelName, progress: Progress) -> None:
+    """Delete a model atomically; call under the lock.
+
+    Args:
+        home: The folder that contains `models/`.
+        name: Of the model.
+        progress: Counts the deleted files.
+    """
+    _discard(home, name, progress)
     clear_leftovers(home, name)
 
 
@@ -223,10 +229,15 @@ def write_json_object(file: Path, document: dict[str, Any]) -> None:
     file.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
 
 
-def _discard(home: Path, name: ModelName) -> None:
+def _discard(home: Path, name: ModelName, progress: Progress) -> None:
     final = models_folder(home) / name.safe
     if final.exists():
         # Renamed first: other processes see either the whole model or none.
         grave = models_folder(home) / f".tmp-{name.safe}~{uuid.uuid4().hex[:8]}"
         final.rename(grave)
+        # File by file: one of many gigabytes takes seconds on some file systems, and whoever waits sees them count.
+        files = [path for path in sorted(grave.rglob("*")) if path.is_symlink() or not path.is_dir()]
+        for file in track(progress, "Deleting files", files, "files"):
+            with suppress(OSError):
+                file.unlink()
         shutil.rmtree(grave, ignore_errors=True)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from luthier.core.errors import ModelSourceError, NotFoundError
 from luthier.core.ids import is_id, sha256_file
-from luthier.core.ports import Progress
+from luthier.core.ports import Progress, SilentProgress
 from luthier.core.records.base_model import CatalogEntry, LocalModel
 from luthier.ml.inference.models import cache, catalog, hub
 from luthier.ml.inference.models.cache import Manifest
@@ -143,8 +143,13 @@ def origin(name: str, home: Path) -> dict[str, str]:
     return {} if kept is None else kept[1].origin
 
 
-def remove(name: str, home: Path) -> LocalModel:
+def remove(name: str, home: Path, progress: Progress | None = None) -> LocalModel:
     """Remove a model and Luthier's files of it; a user's own folder is not touched.
+
+    Args:
+        name: As in a recipe.
+        home: The folder that contains `models/`.
+        progress: Counts the removed files; None shows nothing.
 
     Raises:
         NotFoundError: it was not pulled.
@@ -161,7 +166,7 @@ def remove(name: str, home: Path) -> LocalModel:
                 expected=f"one of the models that are: {have}",
                 do="see `luthier models list`",
             )
-        cache.discard(home, asked)
+        cache.discard(home, asked, progress or SilentProgress())
         return kept[0]
 
 
