@@ -11,6 +11,10 @@ from luthier.ml.charts import figures
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
+        (0.0, "0.0 s"),
+        (0.0004, "<0.01 s"),
+        (0.0099, "<0.01 s"),
+        (0.01, "0.01 s"),
         (0.04, "0.04 s"),
         (42.4, "42 s"),
         (59.7, "1 min 00 s"),

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from luthier.core.run import RunRecord
     from luthier.ml.charts.forecast import Forecast
     from luthier.ml.data.tokenise.batches import ReplaySchedule, StepSchedule
-    from luthier.ml.inference.models.structure import Structure
     from luthier.ml.planning.batch_shapes import Batches
     from luthier.ml.planning.hypothetical_run import HypotheticalRun
     from luthier.ml.planning.predict import Calibration
@@ -445,15 +444,18 @@ def advise(context: Context, prepared: Prepared, *, on: str | None = None, price
         ),
         recipe.budget,
     )
-    return found.model_copy(
-        update={"reasons": (*found.reasons, *_head_advice(prepared, structure, device_for(context, on)))}
-    )
+    return found.model_copy(update={"reasons": (*found.reasons, *head_advice(context, prepared, on=on))})
 
 
-def _head_advice(prepared: Prepared, structure: Structure, device: Device) -> tuple[str, ...]:
-    """What a task head would save, where the recipe has the model write answers that are labels."""
+def head_advice(context: Context, prepared: Prepared, *, on: str | None = None) -> tuple[str, ...]:
+    """What a task head would save on a device, where the recipe has the model write answers that are labels.
+
+    Raises:
+        RequestError: an unknown device.
+    """
     from luthier.ml.charts import figures
     from luthier.ml.evaluation.metrics.classification import answer_labels
+    from luthier.ml.inference.models.structure import read_structure
     from luthier.ml.planning.speed import judging_seconds, step_seconds
     from luthier.ml.planning.workload import workload_of
 
@@ -463,6 +465,7 @@ def _head_advice(prepared: Prepared, structure: Structure, device: Device) -> tu
     held, train = ([row.reference or "" for row in one.good_examples] for one in (held_out, prepared.train))
     if not (labels := answer_labels(held, train)):
         return ()
+    structure, device = read_structure(prepared.model.path), device_for(context, on)
     # Batches are estimated, not counted: a step is only the pace at which rows are read.
     workload = workload_of(prepared.plan, structure, device)
     if (judging := workload.judging) is None:

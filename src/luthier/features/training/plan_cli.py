@@ -58,6 +58,7 @@ class _Made:
     options: tuple[Option, ...]
     advice: Advice | None
     chart: Path | None
+    head_advice: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The document of `luthier plan --json`."""
@@ -162,7 +163,9 @@ def _make(
         context, prepared, on=first, prices=table, market=market, is_probed=is_probed and not is_compared
     )
     advice = advise(context, prepared, on=first, prices=table) if is_advised else None
-    return _Made(prepared.plan, quote, options, advice, chart)
+    # The whole advice has it among its reasons.
+    of_head = () if is_advised or is_compared else quotes.head_advice(context, prepared, on=first)
+    return _Made(prepared.plan, quote, options, advice, chart, of_head)
 
 
 def _names(on: list[str] | None, is_compared: bool) -> list[str]:
@@ -201,6 +204,7 @@ def _draw(path: Path, quote: Quote, options: tuple[Option, ...]) -> None:
 def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
     from luthier.core.dataset import coverage
     from luthier.features.planning.format import show_advice, show_options, show_quote
+    from luthier.platform.cli.console import visible
 
     if made.options:
         show_options(console, made.options)
@@ -209,6 +213,8 @@ def _show(console: Console, made: _Made, *, shows_all: bool) -> None:
         show_quote(console, made.quote)
     else:
         _show_summary(console, made)
+    for sentence in made.head_advice:
+        console.print(f"  advice     {visible(sentence)}", soft_wrap=True)
     if made.advice is not None:
         show_advice(console, made.advice)
     if made.chart is not None:

@@ -111,9 +111,12 @@ def with_spaces(text: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 0.04 s, 0.8 s, 42 s, 6 min 12 s, 3 h 05 min."""
+    """Seconds as a person says them: <0.01 s, 0.04 s, 0.8 s, 42 s, 6 min 12 s, 3 h 05 min."""
+    if 0 < seconds < 0.01:
+        # Of a baseline that answers in milliseconds "0.0 s" would read as if it had not been measured.
+        return f"<0.01{NO_BREAK}s"
     if seconds < 10:
-        # One decimal would make 0.0 s of the few hundredths that a baseline takes; less than a hundredth is nothing.
+        # One decimal would make 0.0 s of the few hundredths that a baseline takes.
         return f"{seconds:.2g}{NO_BREAK}s" if 0.01 <= seconds < 0.995 else f"{seconds:.1f}{NO_BREAK}s"
     whole = round(seconds)
     if whole < 60:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.fixtures.cli import Luthier
+from tests.fixtures.service import write_rows
 
 
 def row(number: int) -> dict[str, Any]:
@@ -102,6 +103,24 @@ def test_without_more_a_plan_fits_a_screen_and_says_what_holds_everything(luthie
     assert lines[-2].startswith("plan ")
     assert "--all" in lines[-1]
     assert "training.num_steps" not in done.out
+
+
+def test_a_plan_whose_answers_are_labels_says_what_a_head_would_save(luthier: Luthier, recipe: Path) -> None:
+    rows = [{"prompt": f"Is {number} even?", "completion": "no" if number % 2 else "yes"} for number in range(60)]
+    write_rows(recipe.parent / "train.jsonl", rows[:40])
+    write_rows(recipe.parent / "held_out.jsonl", rows[40:])
+    held = ("--set", "data.held_out=held_out.jsonl", "--set", "evaluation.metrics=[label_accuracy]")
+    lines = luthier("plan", recipe, *held).out.splitlines()
+    (advised,) = (line for line in lines if "{name: classify}" in line)
+    assert advised.startswith("  advice     the answers are 2 labels")
+    assert "20 evaluated rows once" in advised
+    # The whole advice has it among its reasons, and not twice.
+    assert luthier("plan", recipe, *held, "--advise").out.count("{name: classify}") == 1
+    head = luthier(
+        "plan", recipe, *held, "--set", "objective.name=classify", "--set", "evaluation.metrics=[exact_match]"
+    )
+    assert head.code == 0
+    assert "{name: classify}" not in head.out
 
 
 def test_the_users_prices_are_taken(luthier: Luthier, recipe: Path, tmp_path: Path) -> None:
