@@ -134,11 +134,30 @@ def test_a_key_that_changes_training_is_refused(tmp_path: Path, more: dict[str, 
     assert key in refusals(tmp_path, axolotl(**more))
 
 
-def test_mistral_common_is_replaced_by_the_model_s_own_template_where_that_is_wanted(tmp_path: Path) -> None:
+def test_the_model_s_own_template_takes_the_place_of_mistral_common_and_a_note_says_so(tmp_path: Path) -> None:
     given = axolotl(datasets=CHAT, tokenizer_use_mistral_common=True)
-    assert "--set data.template=" in refusals(tmp_path, given)
-    found = made(tmp_path, given, overrides=["data.template=chat"])
-    assert outcomes(found)["tokenizer_use_mistral_common"] == "set"
+    found = made(tmp_path, given)
+    assert outcomes(found)["tokenizer_use_mistral_common"] == "translated"
+    assert found.keys["data"]["template"] == "chat"
+    assert any("mistral-common writes" in note and "system message" in note for note in found.notes)
+    chosen = made(tmp_path, given, overrides=["data.template=plain"])
+    assert outcomes(chosen)["tokenizer_use_mistral_common"] == "set"
+    assert chosen.keys["data"]["template"] == "plain"
+    assert not any("mistral-common" in note for note in chosen.notes)
+    plain = made(tmp_path, axolotl(datasets=[CHAT[0] | {"type": "completion"}], tokenizer_use_mistral_common=True))
+    assert outcomes(plain)["tokenizer_use_mistral_common"] == "harmless"
+    assert plain.keys["data"]["template"] == "plain"
+
+
+def test_adapters_on_experts_need_their_targets(tmp_path: Path) -> None:
+    given = axolotl(**QLORA, lora_target_parameters=["mlp.experts.gate_up_proj"])
+    came = refusals(tmp_path, given)
+    assert "a rank of their own" in came
+    assert "--set method.targets=" in came
+    found = made(tmp_path, given, overrides=["method.targets=[q_proj, experts]"])
+    assert found.keys["method"]["targets"] == ["q_proj", "experts"]
+    assert outcomes(found)["lora_target_parameters"] == "set"
+    assert outcomes(made(tmp_path, given | {"lora_target_parameters": []}))["lora_target_parameters"] == "harmless"
 
 
 def test_devices_that_share_rows_are_one_factor_of_the_batch(tmp_path: Path) -> None:

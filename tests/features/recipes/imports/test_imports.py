@@ -369,6 +369,12 @@ def test_where_the_learning_rate_ends(
     assert made(tmp_path, document, **more).keys["training"].get("min_lr_ratio") == (ratio and pytest.approx(ratio))
 
 
+def test_a_cosine_that_ends_where_it_begins_is_constant(tmp_path: Path) -> None:
+    training = made(tmp_path, axolotl(cosine_min_lr_ratio=1.0, warmup_steps=5)).keys["training"]
+    assert (training["lr_schedule"], training["warmup_steps"]) == ("constant", 5)
+    assert "min_lr_ratio" not in training
+
+
 def test_defaults_that_change_training_are_written_out(tmp_path: Path) -> None:
     found = made(tmp_path, trl(), trainer="sft")
     training = found.keys["training"]
@@ -520,6 +526,9 @@ def test_quantised_weights_are_no_base_model(tmp_path: Path) -> None:
     ("document", "came"),
     [
         ({"learning_rate": 1e-4}, "has the keys of no tool"),
+        ({"learning_rate": 1e-4, "output_dir": "out"}, "has arguments of transformers.TrainingArguments"),
+        ({"model": {"_component_": "torchtune.models.gemma.lora_gemma_2b"}}, "is a configuration of torchtune"),
+        ({"model": {"name": "x"}, "output_dir": "out"}, "has the keys of no tool"),
         ({"base_model": "a/b", "data": {"train": "x.jsonl"}}, "is a recipe of Luthier already"),
         ({"base_model": "a/b", "training_file": "f"}, "has keys of axolotl and openai"),
     ],

@@ -8,6 +8,8 @@ from luthier.features.recipes.imports import drawn_losses, pair_losses, trackers
 from luthier.features.recipes.imports.axolotl_model import MODEL_KEYS, put_model_keys
 from luthier.features.recipes.imports.axolotl_rows import DATASET_KEYS, put_datasets, put_template
 from luthier.features.recipes.imports.hf_arguments import (
+    FP8_NOTE,
+    OPTIMIZER_NOTE,
     PACKING_NOTE,
     Packing,
     number,
@@ -15,6 +17,7 @@ from luthier.features.recipes.imports.hf_arguments import (
     put_checkpointing,
     put_choice,
     put_decays,
+    put_fp8,
     put_length,
     put_optimizer,
     put_precision,
@@ -91,6 +94,7 @@ KEYS: Final[dict[str, Key]] = {
     "lora_dropout": becomes("method.dropout"),
     "lora_target_modules": becomes("method.targets"),
     "lora_target_linear": becomes("method.targets", note="true: all-linear"),
+    "lora_target_parameters": becomes("method.targets", note="needs --set: experts here have a rank of their own"),
     "lora_modules_to_save": becomes("method.modules_to_save", note="embeddings and head"),
     "micro_batch_size": becomes("training.global_batch_size", note="times gradient_accumulation_steps and --devices"),
     "gradient_accumulation_steps": becomes("training.global_batch_size", note="a factor of it"),
@@ -102,10 +106,10 @@ KEYS: Final[dict[str, Key]] = {
     "learning_rate": becomes("training.learning_rate"),
     "lr_scheduler": becomes("training.lr_schedule", note="cosine, linear, constant; others are refused"),
     "lr_scheduler_kwargs": becomes("training.min_lr_ratio", note="min_lr_rate or min_lr of cosine_with_min_lr"),
-    "cosine_min_lr_ratio": becomes("training.min_lr_ratio", note="of lr_scheduler cosine"),
+    "cosine_min_lr_ratio": becomes("training.min_lr_ratio", note="of lr_scheduler cosine; 1: constant"),
     "warmup_steps": becomes("training.warmup_steps", note="below 1: training.warmup_fraction"),
     "warmup_ratio": becomes("training.warmup_fraction"),
-    "optimizer": becomes("training.optimizer.name"),
+    "optimizer": becomes("training.optimizer.name", note=OPTIMIZER_NOTE),
     "adam_beta1": becomes("training.optimizer.beta1"),
     "adam_beta2": becomes("training.optimizer.beta2"),
     "adam_epsilon": becomes("training.optimizer.epsilon"),
@@ -117,6 +121,7 @@ KEYS: Final[dict[str, Key]] = {
     "group_by_length": becomes("training.batch_order", note="true: by_length"),
     "gradient_checkpointing": becomes("training.gradient_checkpointing"),
     "torch_compile": becomes("training.compile"),
+    "fp8": becomes("training.precision", note=FP8_NOTE),
     "bf16": becomes("training.precision", note="true: bfloat16; false and auto: auto"),
     "eval_steps": becomes("training.validate_every_steps", note="a fraction: ten a run"),
     "save_steps": becomes("training.checkpoint_every_steps", note="a fraction: every 50 steps"),
@@ -151,6 +156,7 @@ KEYS: Final[dict[str, Key]] = {
                "profiler_steps_start", "dynamic_checkpoint", "pretrain_multipack_buffer_size",
                "streaming_multipack_buffer_size", "sample_packing_mp_start_method", "sample_packing_sequentially",
                "selective_checkpointing", "resources_per_worker", "vllm", "trl.vllm_enable_sleep_mode",
+               "fp8_enable_fsdp_float8_all_gather",
                "trl.vllm_lora_sync", "trl.vllm_sync_interval", "trl.reward_num_workers"),
     **harmless("Luthier computes in bfloat16 or float32, as measured on the machine (training.precision)",
                "fp16", "float16", "bfloat16", "float32"),
@@ -197,7 +203,7 @@ KEYS: Final[dict[str, Key]] = {
               "trl.ref_model_sync_steps"),
     **missing("it continues training an adapter", "lora_model_dir", off=("",)),
     **missing("adapters on some layers or parameters alone; see method.layers", "peft_layers_to_transform",
-              "lora_target_parameters", "lora_rank_pattern", "lora_alpha_pattern",
+              "lora_rank_pattern", "lora_alpha_pattern",
               "peft_layer_replication", "peft_trainable_token_indices", off=(False, [], {})),
     **missing("the learning rate of a group of weights", "lr_groups", "embedding_lr", "embedding_lr_scale",
               "loraplus_lr_embedding", off=([],)),
@@ -209,7 +215,7 @@ KEYS: Final[dict[str, Key]] = {
     **missing("layers are trained in turn (LISA)", "lisa_n_layers", "lisa_step_interval", "lisa_layers_attribute",
               off=(0, "")),
     **missing("a training of another kind, with sections of its own", "ebft", "diffusion", "llmcompressor", off=({},)),
-    **missing("a training with quantised weights (QAT, FP8)", "qat", "fp8", "quantization"),
+    **missing("a training with quantised weights (QAT)", "qat", "quantization"),
     **missing("another loss", "use_eaft", "dpo_use_weighting", "dpo_norm_loss"),
     **missing("axolotl itself refuses it; see objective.nll_weight", "rpo_alpha", off=(0,)),
     **missing("several losses of a pair; see objective.nll_weight for `sft` beside one", "dpo_loss_weights",
@@ -370,7 +376,8 @@ def _put_method(t: Translation) -> None:
             if not is_on:
                 t.same(key, "off")
         for key in ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_linear",
-                    "lora_modules_to_save", "peft_use_dora", "peft_use_rslora", "peft_init_lora_weights"):  # fmt: skip
+                    "lora_target_parameters", "lora_modules_to_save", "peft_use_dora", "peft_use_rslora",
+                    "peft_init_lora_weights"):  # fmt: skip
             t.take(key)
             t.same(key, "no adapter is trained")
         return
@@ -389,6 +396,13 @@ def _put_method(t: Translation) -> None:
     put_name(t, _ADAPTER.switches, is_4bit=is_4bit, is_8bit=is_8bit, variants=variants)
     if ratio is not None:
         t.put("method.learning_rate_ratio", number(ratio), "loraplus_lr_ratio")
+    if t.take("lora_target_parameters"):
+        note = (
+            "experts have a rank of their own here, method.rank divided by the experts that a token meets: name them "
+            "beside the other matrices, such as [q_proj, v_proj, experts]"
+        )
+        t.refuse("lora_target_parameters", note, set_by="method.targets")
+    t.same("lora_target_parameters", "none")
     if t.take("lora_target_linear"):
         t.put("method.targets", "all-linear", "lora_target_linear", note=ALL_LINEAR)
         t.take("lora_target_modules")
@@ -430,7 +444,10 @@ def _put_training(t: Translation, objective: str) -> None:
         t.put("training.learning_rate", number(rate), "learning_rate")
     schedule = put_schedule(t, "lr_scheduler", "lr_scheduler_kwargs", "cosine", t.take("learning_rate", 1.0))
     if (ratio := number(t.take("cosine_min_lr_ratio"))) and schedule == "cosine":
-        t.put("training.min_lr_ratio", ratio, "cosine_min_lr_ratio")
+        if ratio == 1:
+            t.put("training.lr_schedule", "constant", "cosine_min_lr_ratio", note="the rate stays where it is")
+        else:
+            t.put("training.min_lr_ratio", ratio, "cosine_min_lr_ratio")
     t.same("cosine_min_lr_ratio", "off, or not with this schedule")
     is_ignored = schedule == "constant" and not warms_up_itself(t, "optimizer")
     put_warmup(t, "warmup_steps", "warmup_ratio", 0.03, is_ignored=is_ignored)
@@ -449,6 +466,7 @@ def _put_training(t: Translation, objective: str) -> None:
     t.put("training.batch_order", order, "group_by_length", default=False)
     put_checkpointing(t, "gradient_checkpointing")
     put_precision(t, "bf16")
+    put_fp8(t, "fp8")
     put_steps(t, "training.validate_every_steps", "eval_steps")
     put_steps(t, "training.checkpoint_every_steps", "save_steps")
     patience = t.take("early_stopping_patience", 0)

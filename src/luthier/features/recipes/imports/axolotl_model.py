@@ -35,7 +35,7 @@ MODEL_KEYS: Final[Mapping[str, Key]] = MappingProxyType({
     "unfrozen_parameters": becomes("method.name", note="full: the whole language model; others are refused"),
     "model_quantization_config": becomes("base_model", note="with dequantize: the model of 16 bits"),
     "model_quantization_config_kwargs.dequantize": becomes("base_model", note="true; false is refused"),
-    "tokenizer_use_mistral_common": becomes("data.template", note="true needs --set data.template=chat"),
+    "tokenizer_use_mistral_common": becomes("data.template", note="true: chat"),
     **harmless("padding is never learned", "special_tokens.pad_token"),
     **harmless("the end of each answer is learned, as the chat template writes it", "eot_tokens"),
     **harmless("it pads the embeddings with rows that belong to no token, for speed; here the model keeps its own",
@@ -71,14 +71,24 @@ def put_model_keys(t: Translation) -> None:
     """
     _put_tokens(t)
     _put_weights(t)
-    if not t.take("tokenizer_use_mistral_common", False):
-        t.same("tokenizer_use_mistral_common", "off")
+    _put_mistral_common(t)
+
+
+def _put_mistral_common(t: Translation) -> None:
+    """Conversations that mistral-common writes, which the model's own chat template writes here."""
+    key = "tokenizer_use_mistral_common"
+    if not t.take(key, False):
+        t.same(key, "off")
+    elif t.recipe.get("data.template") == "plain" or t.recipe.get("objective.name") == "pretraining":
+        t.same(key, "plain texts are read without a chat template")
     else:
-        note = (
-            "mistral-common writes the conversations there, without a system message that the model's own chat "
-            "template may add; `--set data.template=chat` takes the model's own template and tokenizer.json"
-        )
-        t.refuse("tokenizer_use_mistral_common", note, set_by="data.template")
+        t.put("data.template", "chat", key, note="the model's own chat template and tokenizer.json")
+        if "data.template" not in t.settled:
+            t.note(
+                f"{key}: mistral-common writes the conversations there, and the model's own chat template does here. "
+                "It may add a system message to rows without one; a model without tokenizer.json and "
+                "chat template is refused by `luthier plan`"
+            )
 
 
 def _put_tokens(t: Translation) -> None:

@@ -27,6 +27,7 @@ OPTIMIZERS: Final = {
     "adamw_apex_fused": "adamw",
     "paged_adamw": "adamw",
     "paged_adamw_32bit": "adamw",
+    "adamw_torch_4bit": "adamw_8bit",
     "adamw_torch_8bit": "adamw_8bit",
     "adamw_8bit": "adamw_8bit",
     "adamw_bnb_8bit": "adamw_8bit",
@@ -38,6 +39,8 @@ OPTIMIZERS: Final = {
     "muon": "muon",
     "schedule_free_adamw": "schedule_free_adamw",
 }
+OPTIMIZER_NOTE: Final = "adamw_torch_4bit: adamw_8bit, whose state has 8 bits"
+FP8_NOTE: Final = "true: bfloat16"
 _LOGS = "what is logged"
 _MACHINE = "the machine, not what is trained"
 _OUTPUT = "where results go; Luthier keeps them in its home"
@@ -56,7 +59,7 @@ KEYS: Final[dict[str, Key]] = {
     ),
     "warmup_ratio": becomes("training.warmup_fraction"),
     "warmup_steps": becomes("training.warmup_steps", "training.warmup_fraction", note="below 1 it is a fraction"),
-    "optim": becomes("training.optimizer.name"),
+    "optim": becomes("training.optimizer.name", note=OPTIMIZER_NOTE),
     "weight_decay": becomes("training.weight_decay"),
     "max_grad_norm": becomes("training.max_grad_norm"),
     "adam_beta1": becomes("training.optimizer.beta1"),
@@ -263,6 +266,11 @@ def put_optimizer(t: Translation, key: str, default: str) -> None:
         default: Their name where the file has no such key.
     """
     put_choice(t, "training.optimizer.name", OPTIMIZERS, key, default)
+    if str(t.given.get(key)).lower() == "adamw_torch_4bit" and "training.optimizer.name" not in t.settled:
+        t.note(
+            f"{key}: the state of AdamW has 8 bits here and 4 there: its updates are more exact, and it takes a byte "
+            "more for each weight that is trained, which the plan counts"
+        )
     if t.recipe.get("training.optimizer.name") == "muon":
         t.put("training.optimizer.adamw_rate_factor", 1.0)
 
@@ -445,6 +453,22 @@ def put_precision(t: Translation, key: str) -> None:
     """bfloat16 where it is asked for."""
     if (value := t.take(key)) is not None:
         t.put("training.precision", "bfloat16" if value in (True, "full") else "auto", key)
+
+
+def put_fp8(t: Translation, key: str) -> None:
+    """Products of matrices in 8 bits, which are computed in bfloat16 here.
+
+    Args:
+        t: The translation under way, with the precision of its other keys.
+        key: Their key.
+    """
+    if t.take(key, False):
+        t.put("training.precision", "bfloat16", key)
+        t.note(
+            f"{key}: matrices are multiplied in bfloat16 here and in 8 bits there, which is more exact and may be "
+            "slower"
+        )
+    t.same(key, "off")
 
 
 def put_steps(t: Translation, place: str, key: str) -> None:

@@ -8,7 +8,15 @@ from __future__ import annotations
 from typing import Final
 
 from luthier.features.recipes.imports import hf_arguments
-from luthier.features.recipes.imports.hf_arguments import PACKING_NOTE, Defaults, Packing, number, put_training
+from luthier.features.recipes.imports.hf_arguments import (
+    FP8_NOTE,
+    PACKING_NOTE,
+    Defaults,
+    Packing,
+    number,
+    put_fp8,
+    put_training,
+)
 from luthier.features.recipes.imports.llama_factory_rows import put_datasets
 from luthier.features.recipes.imports.methods import AdapterKeys, put_adapter, put_name
 from luthier.features.recipes.imports.translation import Key, Translation, becomes, harmless, missing
@@ -126,9 +134,10 @@ KEYS: Final[dict[str, Key]] = {
     **missing("PPO with a reward model; see grpo", "reward_model", "reward_model_type", "reward_model_adapters",
               "ppo_epochs", "ppo_buffer_size", "ppo_target", "ppo_score_norm", "ppo_whiten_rewards", off=(False, "")),
     **missing("another loss", "use_asft_loss", "use_eaft_loss"),
-    **missing("a training with quantised weights or 4 bits other than nf4", "fp8",
-              "fp8_enable_fsdp_float8_all_gather", "quantization_method",
-              "quantization_type", off=(False, "bnb", "bitsandbytes", "nf4")),
+    "fp8": becomes("training.precision", note=FP8_NOTE),
+    **harmless("the machine, not what is trained", "fp8_enable_fsdp_float8_all_gather"),
+    **missing("4 bits other than nf4", "quantization_method", "quantization_type",
+              off=("bnb", "bitsandbytes", "nf4")),
     **harmless("of images and sounds; rows that hold some are refused", "media_dir", "image_max_pixels",
                "video_max_pixels", "video_fps", "video_maxlen", "freeze_vision_tower",
                "freeze_multi_modal_projector", "image_min_pixels", "video_min_pixels", "image_do_pan_and_scan",
@@ -169,6 +178,7 @@ def translate(t: Translation) -> None:
     t.same("use_muon", "see training.optimizer")
     defaults = Defaults(order=order, optimizer=optimizer)
     put_training(t, defaults, packing=_packing(t, packed, stage))
+    put_fp8(t, "fp8")
     if (patience := t.take("early_stopping_steps")) is not None:
         t.put("training.early_stopping_patience", patience, "early_stopping_steps")
     if (is_off := t.take("disable_gradient_checkpointing")) is not None:

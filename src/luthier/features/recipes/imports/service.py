@@ -70,6 +70,13 @@ _NEEDED: Final = {
 """The key without which a file is none of that tool."""
 
 
+_ARGUMENTS: Final = frozenset((
+    "per_device_train_batch_size", "gradient_accumulation_steps", "num_train_epochs", "learning_rate", "output_dir",
+    "lr_scheduler_type", "warmup_steps", "warmup_ratio", "max_steps",
+))  # fmt: skip
+"""Arguments of transformers' trainer, at least two of them, where a file names no model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Imported:
     """A recipe that came from another tool.
@@ -213,9 +220,13 @@ def recognise(path: Path, given: Mapping[str, Any]) -> str:
             expected="a file of another tool",
             do=f"show its plan: luthier plan {path}",
         )
+    if unsloth.is_flat(given):
+        return "unsloth"
     found = {name: len(kind.signs & names) for name, kind in TOOLS.items() if _NEEDED[name] in names}
     best = max(found.values(), default=0)
     names_of_best = [name for name, count in found.items() if count == best]
+    if best == 0:
+        _refuse_relative(path, given)
     if best == 0 or len(names_of_best) > 1:
         came = f"has keys of {' and '.join(names_of_best)}" if names_of_best else "has the keys of no tool"
         raise RequestError(
@@ -224,6 +235,29 @@ def recognise(path: Path, given: Mapping[str, Any]) -> str:
             do=f"name the tool: --from {', '.join(TOOLS)}",
         )
     return names_of_best[0]
+
+
+def _refuse_relative(path: Path, given: Mapping[str, Any]) -> None:
+    """Say what to do with files that are well known and belong to none of the tools.
+
+    Raises:
+        RequestError: The file is one of torchtune, or has the arguments of a trainer alone.
+    """
+    if any(isinstance(part, Mapping) and "_component_" in part for part in given.values()):
+        raise RequestError(
+            f"{path} is a configuration of torchtune: its parts name code by _component_, which is never run",
+            expected=f"a file of {', '.join(kind.title for kind in TOOLS.values())}",
+            do="write a recipe: base_model (that of checkpointer), data.train (dataset), method.rank, alpha and "
+            "targets (model), training.epochs, learning_rate (optimizer.lr) and global_batch_size (batch_size x "
+            "gradient_accumulation_steps)",
+        )
+    if len(_ARGUMENTS.intersection(given)) > 1:
+        raise RequestError(
+            f"{path} has arguments of transformers.TrainingArguments, which name neither a model nor rows",
+            expected="a model and rows beside them",
+            do=f"name them: luthier import {path} --from trl --trainer sft --set base_model=hub:org/name "
+            "--set data.train=rows.jsonl; for an adapter also --set method.name=lora",
+        )
 
 
 def _translate(name: str, translation: Translation, trainer: str | None, given: dict[str, Any], path: Path) -> None:

@@ -7,11 +7,15 @@
     SFTConfig: {per_device_train_batch_size: 2, gradient_accumulation_steps: 4, max_steps: 60}
     train_on_responses_only: {instruction_part: ..., response_part: ...}
 
+A file without sections has the arguments of all calls side by side, as those of unsloth-cli.py; `dataset` names the
+rows.
+
 Keys and defaults are those of Unsloth 2026.8.19.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from luthier.features.recipes.imports import hf_arguments
@@ -104,6 +108,14 @@ KEYS: Final[dict[str, Key]] = {
     }),
 }  # fmt: skip
 
+_SIGNS: Final = frozenset(("max_seq_length", "load_in_4bit", "load_in_8bit", "load_in_16bit", "full_finetuning"))
+"""Arguments of `from_pretrained`, one of them beside `model_name`, in a file without sections."""
+_FLAT_ORDER: Final = (
+    "from_pretrained", "get_peft_model", "SFTConfig", "SFTTrainer", "train_on_responses_only", "load_dataset",
+)  # fmt: skip
+"""The calls that an argument may be of, where a file has no sections."""
+_FLAT_NAMES: Final = {"dataset": ("load_dataset", "path")}
+"""Names of unsloth-cli.py that are not those of the call."""
 _SWITCHES: Final = (
     "from_pretrained.load_in_4bit", "from_pretrained.load_in_8bit", "from_pretrained.load_in_16bit",
     "get_peft_model.use_rslora", "get_peft_model.use_dora", "get_peft_model.init_lora_weights",
@@ -118,10 +130,36 @@ _ADAPTER: Final = AdapterKeys(
 def prepared(given: dict[str, Any]) -> dict[str, Any]:
     """The sections, with `FastLanguageModel.` before a call and the arguments inside SFTTrainer taken out."""
     found = {key.removeprefix("FastLanguageModel."): value for key, value in given.items()}
+    if is_flat(found):
+        found = _in_sections(found)
     trainer = found.get("SFTTrainer")
     if isinstance(trainer, dict) and isinstance(trainer.get("args"), dict):
         found["SFTConfig"] = {**found.get("SFTConfig", {}), **trainer["args"]}
         found["SFTTrainer"] = {key: value for key, value in trainer.items() if key != "args"}
+    return found
+
+
+def is_flat(given: Mapping[str, Any]) -> bool:
+    """Whether a file has the arguments of all calls side by side, without a section for each call.
+
+    Args:
+        given: The keys of a file.
+    """
+    return "model_name" in given and not _SIGNS.isdisjoint(given) and given.keys().isdisjoint(SECTIONS)
+
+
+def _in_sections(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments side by side, each in the section of the call that takes it; unknown ones stay where they are."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        section, key = _FLAT_NAMES.get(name, ("", name))
+        if not section:
+            places = [one for one in _FLAT_ORDER if f"{one}.{name}" in KEYS]
+            section = min(places, key=lambda one: KEYS[f"{one}.{name}"].kind == "harmless", default="")
+        if section:
+            found.setdefault(section, {})[key] = value
+        else:
+            found[name] = value
     return found
 
 
