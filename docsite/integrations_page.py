@@ -221,7 +221,13 @@ _END: Final = """## Not run
 | the cloud services of Weights & Biases, MLflow, Trackio, Hugging Face | local stores, and a stand-in of the hub |
 | S3 of a cloud | the server of moto |
 | Google Cloud Storage itself | a server of the tests that speaks its JSON API |
+| Azure Blob storage itself | a server of the tests that speaks its API |
 | SkyPilot with a cloud | the schema of its files and the signatures of its Python API, 0.14 |
+| Slurm | the script itself in bash, with `srun`, `scontrol` and `luthier` replaced |
+| spot machines of a cloud | a run that is killed with its disk and continues from the bucket of a local server |
+| images, `compose.yaml`, Helm chart, systemd units | linted and rendered: [containers](operations/containers.md) |
+| Ollama, LM Studio | llama.cpp over the GGUF file; the template of the `Modelfile` in a renderer of the tests |
+| llm-compressor, AutoGPTQ, AutoAWQ | folders in their formats that Luthier and its tests write |
 | macOS, Windows, GPUs of Intel and Apple, ROCm | see [platforms](platforms.md) |
 """
 

@@ -5,6 +5,7 @@ Drills, since each start of vLLM takes about half a minute. `tests/fixtures/real
 
 from __future__ import annotations
 
+import json
 import logging
 import shlex
 import shutil
@@ -175,6 +176,70 @@ def _unpacked(source: ExportSource, precision: str, scratch: Path) -> Path:
         one.weight.data = unpacked(packed(one.weight.data, cast("Packing", precision), size))
     model.save_pretrained(str(folder))
     return folder
+
+
+# AutoAWQ stores eight neighbouring columns in this order, from the lowest bits on.
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
+_QUANTIZATION: dict[str, dict[str, Any]] = {
+    "gptq": {"quant_method": "gptq", "bits": 4, "desc_act": False, "sym": True, "checkpoint_format": "gptq"},
+    "awq": {"quant_method": "awq", "bits": 4, "version": "gemm", "zero_point": True},
+}
+
+
+def _repacked(tensors: dict[str, torch.Tensor], method: str, group: int) -> dict[str, torch.Tensor]:
+    """The numbers of a `w4a16` matrix as AutoGPTQ or AutoAWQ write them: with zero points, inputs first."""
+    words, scales = tensors["weight_packed"], tensors["weight_scale"].t().contiguous().to(torch.float16)
+    rows, width = (int(size) for size in tensors["weight_shape"])
+    zeros_shape = (scales.shape[0], rows // 8)
+    if method == "gptq":
+        return {
+            "qweight": words.t().contiguous(),  # [in / 8, out]
+            "qzeros": torch.full(zeros_shape, 0x77777777, dtype=torch.int32),  # the format stores the zero less one
+            "scales": scales,
+            "g_idx": torch.arange(width, dtype=torch.int32) // group,
+        }
+    shifts = torch.arange(0, 32, 4)
+    numbers = ((words.unsqueeze(-1) >> shifts) & 0xF).reshape(rows, width).t().reshape(width, -1, 8)  # [in, out / 8, 8]
+    columns = (numbers[..., list(_AWQ_ORDER)].to(torch.int64) << shifts).sum(dim=-1)
+    return {
+        "qweight": torch.where(columns >= 2**31, columns - 2**32, columns).to(torch.int32).contiguous(),
+        "qzeros": torch.full(zeros_shape, 0x88888888 - 2**32, dtype=torch.int32),
+        "scales": scales,
+    }
+
+
+@pytest.mark.drill
+@pytest.mark.usefixtures("one_core")
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_a_folder_of_gptq_or_awq_answers_as_the_weights_that_it_stands_for(
+    method: str, base: Path, make_source: MakeSource, examples: list[Example], tmp_path: Path
+) -> None:
+    source = make_source(base_path=str(base), adapter_path=None)
+    meant = _unpacked(source, "w4a16", tmp_path)
+    model = load_model(base, dtype="float32", attention="sdpa")
+    matrices = packed_matrices(model)
+    group = group_size(matrices)
+    folder = tmp_path / method
+    shutil.copytree(meant, folder)
+    tensors = {
+        name: tensor.to(torch.float16)
+        for name, tensor in load_file(folder / "model.safetensors").items()
+        if name.removesuffix(".weight") not in matrices
+    }
+    for name, one in matrices.items():
+        made = _repacked(packed(one.weight.detach(), "w4a16", group), method, group)
+        tensors |= {f"{name}.{part}": tensor for part, tensor in made.items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"dtype": "float16", "quantization_config": _QUANTIZATION[method] | {"group_size": group}}
+    (folder / "config.json").write_text(json.dumps(config))
+    of_original = observe_source(source, examples, SilentProgress())
+    of_meant = observe_source(make_source(base_path=str(meant), adapter_path=None), examples, SilentProgress())
+    with closing(registry.open_export("vllm", folder, source)) as runtime:
+        to_original = compare(of_original, runtime, "vllm", "w4a16", SilentProgress())
+        to_meant = compare(of_meant, runtime, "vllm", "w4a16", SilentProgress())
+    assert to_meant.num_prompts_same_tokens == len(nonempty(examples))
+    assert to_meant.mean_difference_nats < 0.25 * to_original.mean_difference_nats
 
 
 def test_what_a_processor_lacks_is_named() -> None:
