@@ -1,9 +1,9 @@
 """Token ids of many texts that share parts: each part between control tokens is encoded once.
 
-A tokenizer takes its added tokens out of a text before it normalises, splits and merges what is between them, each part
-by itself. So the ids of a text are those of its pieces, one after another, where a piece begins with an added token that
-is found wherever its characters are (`cut_tokens`). A prompt and the same prompt with its answer differ in their last
-pieces alone, and a system prompt is a piece of all rows.
+A tokenizer takes its added tokens out of a text before it normalises, splits and merges what is between them, each
+part by itself. So the ids of a text are those of its pieces, one after another, where a piece begins with an added token
+that is found wherever its characters are (`cut_tokens`). A prompt and the same prompt with its answer differ in their
+last pieces alone, and a system prompt is a piece of all rows.
 """
 
 from __future__ import annotations
@@ -44,8 +44,7 @@ class PieceEncoder:
         divided = [list(self.pieces(text)) for text in texts]
         distinct = dict.fromkeys(piece for pieces in divided for piece in pieces)
         ids = {
-            piece: encoding.ids
-            for piece, encoding in zip(distinct, encodings(self._backend, distinct), strict=True)
+            piece: encoding.ids for piece, encoding in zip(distinct, encodings(self._backend, distinct), strict=True)
         }
         # A new list for each text: the lists of shared pieces stay as they are.
         return [[number for piece in pieces for number in ids[piece]] for pieces in divided]

@@ -50,7 +50,7 @@ from luthier.ml.inference.models.templates.message_forms import (
     measure_forms,
     parsed_call,
 )
-from luthier.ml.inference.models.templates.plain_rendering import is_plain, render_plain
+from luthier.ml.inference.models.templates.plain_rendering import rendered
 from luthier.ml.inference.models.templates.probe import check_template
 from luthier.ml.inference.models.templates.thought_writing import (
     ThoughtWriting,
@@ -325,22 +325,13 @@ class ChatTemplate:
         add_generation_prompt: bool,
         options: Mapping[str, Any] | None = None,
     ) -> str:
-        schemas = list(tools) or self.no_tools
-        applied, given = self._forms.applied(messages), {**self.options, **(options or {})}
-        template = self.tokenizer.get_chat_template(tools=schemas)
-        if schemas is None and not options and is_plain(applied, given):
-            text = render_plain(self.tokenizer, template, applied, given, add_generation_prompt=add_generation_prompt)
-        else:
-            text = str(
-                self.tokenizer.apply_chat_template(
-                    applied,
-                    tools=schemas,
-                    chat_template=template,
-                    tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
-                    **given,
-                )
-            )
+        text = rendered(
+            self.tokenizer,
+            self._forms.applied(messages),
+            list(tools) or self.no_tools,
+            {**self.options, **(options or {})},
+            add_generation_prompt=add_generation_prompt,
+        )
         return text if add_generation_prompt else text.removesuffix(self._unasked)
 
     def _as_dict(self, index: int, message: Message) -> dict[str, Any]:
