@@ -1,9 +1,9 @@
 """Token ids of many texts that share parts: each part between control tokens is encoded once.
 
 A tokenizer takes its added tokens out of a text before it normalises, splits and merges what is between them, each
-part by itself. So the ids of a text are those of its pieces, one after another, where a piece begins with an added token
-that is found wherever its characters are (`cut_tokens`). A prompt and the same prompt with its answer differ in their
-last pieces alone, and a system prompt is a piece of all rows.
+part by itself. So the ids of a text are those of its pieces, one after another, where a piece begins with an added
+token that is found wherever its characters are (`cut_tokens`). A prompt and the same prompt with its answer differ in
+their last pieces alone, and a system prompt is a piece of all rows.
 """
 
 from __future__ import annotations
