@@ -24,7 +24,8 @@ CLEAN = TEXTS.map(lambda text: text.encode(errors="ignore").decode())
 @lru_cache(maxsize=len(TOKENIZERS))
 def backend_of(name: str) -> Tokenizer:
     """The tokenizer of a kind."""
-    return make_tokenizer(name, "{{ messages }}").backend_tokenizer
+    backend: Tokenizer = make_tokenizer(name, "{{ messages }}").backend_tokenizer
+    return backend
 
 
 def whole_ids(backend: Tokenizer, texts: list[str]) -> list[list[int]]:
