@@ -25,6 +25,7 @@ from luthier.core.conversation import Conversation, Message
 from luthier.core.errors import RequestError, TemplateError
 from luthier.core.ids import sha256_bytes, sha256_document
 from luthier.ml.inference.models.loading import load_tokenizer
+from luthier.ml.inference.models.piece_encoding import PieceEncoder
 from luthier.ml.inference.models.templates.jinja_sandbox import (
     FIXED_DAY,
     TemplateNames,
@@ -49,6 +50,7 @@ from luthier.ml.inference.models.templates.message_forms import (
     measure_forms,
     parsed_call,
 )
+from luthier.ml.inference.models.templates.plain_rendering import rendered
 from luthier.ml.inference.models.templates.probe import check_template
 from luthier.ml.inference.models.templates.thought_writing import (
     ThoughtWriting,
@@ -56,7 +58,7 @@ from luthier.ml.inference.models.templates.thought_writing import (
     split_thought,
     tags_of_prompts,
 )
-from luthier.ml.inference.models.token_counter import TokenBytes, encodings
+from luthier.ml.inference.models.token_counter import TokenBytes
 
 _RENDER_ERRORS = (
     jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError,
@@ -104,6 +106,7 @@ class ChatTemplate:
         if self._backend.padding is not None:
             self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
+        self._pieces = PieceEncoder(self._backend)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
         self.no_tools: list[Any] | None = None  # the value passed when there are none
         self._forms = AS_USUAL
@@ -289,7 +292,7 @@ class ChatTemplate:
 
     def encode_all(self, texts: Sequence[str]) -> list[list[int]]:
         """As `ids` of each text, on all cores (RAYON_NUM_THREADS, or TOKENIZERS_PARALLELISM=false for one)."""
-        found: list[list[int]] = [encoding.ids for encoding in encodings(self._backend, texts)]
+        found = self._pieces.encode_all(texts)
         first = self._beginning
         return found if first is None else [ids if ids[:1] == [first] else [first, *ids] for ids in found]
 
@@ -322,16 +325,12 @@ class ChatTemplate:
         add_generation_prompt: bool,
         options: Mapping[str, Any] | None = None,
     ) -> str:
-        schemas = list(tools) or self.no_tools
-        text = str(
-            self.tokenizer.apply_chat_template(
-                self._forms.applied(messages),
-                tools=schemas,
-                chat_template=self.tokenizer.get_chat_template(tools=schemas),
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **{**self.options, **(options or {})},
-            )
+        text = rendered(
+            self.tokenizer,
+            self._forms.applied(messages),
+            list(tools) or self.no_tools,
+            {**self.options, **(options or {})},
+            add_generation_prompt=add_generation_prompt,
         )
         return text if add_generation_prompt else text.removesuffix(self._unasked)
 
