@@ -94,7 +94,7 @@ def test_slurm_pauses_before_its_time_is_up_and_queues_the_job_again(tmp_path: P
 
 def test_a_signal_before_the_step_has_a_number_pauses_it_all_the_same(tmp_path: Path) -> None:
     # Bash runs a trap for DEBUG before each command: the signal comes between the step's start and its number.
-    early = "trap 'if [ \"$BASH_COMMAND\" = \"step=\\$!\" ]; then kill -USR1 $$; fi' DEBUG\n"
+    early = 'trap \'if [ "$BASH_COMMAND" = "step=\\$!" ]; then kill -USR1 $$; fi\' DEBUG\n'
     script = early + launch_file("slurm", LAUNCH)
     code, _ = played(tmp_path, script, [0], luthier='trap "exit 85" TERM; while :; do sleep 0.1; done')
     assert code == 0
