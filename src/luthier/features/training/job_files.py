@@ -251,8 +251,7 @@ for attempt in $(seq 1 {launch.max_restarts + 1}); do
     srun --kill-on-bad-exit=1 bash -c 'RANK="$SLURM_PROCID" LOCAL_RANK="$SLURM_LOCALID" exec "$@"' \\
         luthier {train} &
     step=$!
-    # A signal that came before the step had a number reached nothing.
-    [ "$is_time_up" -eq 1 ] && time_is_up
+    [ "$is_time_up" -eq 1 ] && time_is_up  # a signal before the step had a number has reached nothing
     wait "$step"
     code=$?
     # The signal ends `wait`, not the step.
