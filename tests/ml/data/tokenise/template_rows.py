@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from transformers import AddedToken
+from transformers import AddedToken, PreTrainedTokenizerFast
 
 from luthier.core.conversation import Conversation, Message
 from luthier.ml.inference.models.loading import load_tokenizer
@@ -37,7 +37,11 @@ TOOL: Final[dict[str, Any]] = {
 
 def template_of(folder: Path, text: str, **options: Any) -> ChatTemplate:
     """The tiny tokenizer in `folder` with another template, and the special tokens that this one writes."""
-    tokenizer = load_tokenizer(folder)
+    return on_tokenizer(load_tokenizer(folder), text, **options)
+
+
+def on_tokenizer(tokenizer: PreTrainedTokenizerFast, text: str, **options: Any) -> ChatTemplate:
+    """The template on a tokenizer, which gets the special tokens that it writes."""
     names = sorted(set(_SPECIAL.findall(text)))
     first = next((name for name in _BEGINNINGS if name in text or name == "<s>"), "<s>")
     last = next((name for name in _ENDS if name in names), "</s>" if "eos_token" in text else "<|im_end|>")

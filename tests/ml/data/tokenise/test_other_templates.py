@@ -144,6 +144,15 @@ def test_a_thought_that_prompt_and_answer_both_open_is_closed_once_and_before_th
     assert decode(template, [token for token, is_learned in marks if is_learned]) == learned
 
 
+@pytest.mark.parametrize("content", ["<think>\nlight\n</think>\n\n</think>", "<think>\nwood</think>wood</think>"])
+def test_an_answer_that_is_dropped_is_not_found_in_the_thought_before_it(
+    content: str, templates: dict[str, ChatTemplate]
+) -> None:
+    row = Conversation(messages=(ROWS["one"].messages[0], Message(role="assistant", content=content)))
+    with pytest.raises(TemplateError, match="the answer is not in what the template wrote for it"):
+        tokenise_sides(Example(id="rows.jsonl:1", conversation=row), templates["opens a thought"], Learning())
+
+
 def test_an_answer_that_closes_the_opened_thought_itself_stays_as_the_template_writes_it(tmp_path: Path) -> None:
     template = template_of(make_tiny_model(tmp_path), _LEFT_OPEN)
     answer = Message(role="assistant", content="It is light.\n</think>\nSpruce.")

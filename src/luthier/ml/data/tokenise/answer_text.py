@@ -200,7 +200,8 @@ class _Found:
             inserted = inserted.lstrip()[len(writing.start) :].lstrip() if empty else writing.between
         elif state == "closed":
             inserted = ""
-        self._check_answer(ahead + body)
+        # Not in what is put ahead of it: a short answer could be part of the thought or of its tags.
+        self._check_answer(body)
         body = self._to_its_end(body)
         body += self._end_of(body)
         start = self._learned_from(len(inserted))

@@ -50,7 +50,7 @@ from luthier.ml.inference.models.templates.message_forms import (
     measure_forms,
     parsed_call,
 )
-from luthier.ml.inference.models.templates.plain_rendering import rendered
+from luthier.ml.inference.models.templates.plain_rendering import PlainRenderer
 from luthier.ml.inference.models.templates.probe import check_template
 from luthier.ml.inference.models.templates.thought_writing import (
     ThoughtWriting,
@@ -107,6 +107,7 @@ class ChatTemplate:
             self._backend.no_padding()
         self._token_bytes = TokenBytes(self._backend)
         self._pieces = PieceEncoder(self._backend)
+        self._renderer = PlainRenderer(tokenizer)
         self._knows_developer = "developer" in json.dumps(tokenizer.chat_template or "")
         self.no_tools: list[Any] | None = None  # the value passed when there are none
         self._forms = AS_USUAL
@@ -325,8 +326,7 @@ class ChatTemplate:
         add_generation_prompt: bool,
         options: Mapping[str, Any] | None = None,
     ) -> str:
-        text = rendered(
-            self.tokenizer,
+        text = self._renderer.render(
             self._forms.applied(messages),
             list(tools) or self.no_tools,
             {**self.options, **(options or {})},
