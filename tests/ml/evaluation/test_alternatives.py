@@ -67,7 +67,10 @@ def test_a_model_no_better_than_a_classifier_is_not_called_better() -> None:
     assert found.word == "not distinguishable"
     assert found.best_alternative == "linear classifier"
     assert found.better_than_best_alternative == "not_distinguishable"
-    assert "But it is not shown to be better than a linear classifier, which takes 0.7 s." in found.headline
+    assert (
+        "But it is not shown to be better than a linear classifier, which takes 0.7 s: use that instead."
+        in found.headline
+    )
     kinds = {one.kind: one.value for one in found.alternatives}
     assert kinds == {"few_shot": 26 / 80, "majority": 54 / 80, "linear": 62 / 80}
     assert (
@@ -94,7 +97,7 @@ def test_a_classifier_within_the_interval_is_named_whatever_the_base_can_do(num_
     is_better = compared(share(num_right), "linear classifier", share(62)).verdict == "better"
     for base in (0, 40):
         found = judged(share(num_right), {"base": ("model", share(base)), "linear classifier": ("linear", share(62))})
-        names_it = "a linear classifier, which takes 0.7 s." in found.headline
+        names_it = "a linear classifier, which takes 0.7 s: use that instead." in found.headline
         assert (names_it, found.better_than_best_alternative == "better") == (not is_better, is_better)
         assert is_better or found.word != "better"
 
@@ -121,7 +124,8 @@ def test_a_baseline_that_is_not_beaten_is_named_where_a_better_one_is_beaten() -
     assert (sum(others), words) == (48, ["better", "not distinguishable"])
     assert found.better_than_best_alternative == "not_distinguishable"
     assert (
-        "it is not shown to be better than the answer of the nearest training row, which takes 0.7 s." in found.headline
+        "it is not shown to be better than the answer of the nearest training row, which takes 0.7 s: use that instead."
+        in found.headline
     )
     of_simple = " ".join(found.details[1 : found.num_primary_details])
     assert "Better than a linear classifier" in of_simple

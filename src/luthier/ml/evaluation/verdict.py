@@ -194,7 +194,6 @@ def simple_sentence(
     results: Sequence[SystemResult],
     *,
     num_candidates: int = 1,
-    advises: bool = False,
 ) -> str:
     """What the baselines without a language model mean for the verdict, in a sentence; empty where there are none.
 
@@ -204,8 +203,6 @@ def simple_sentence(
         simple: its comparisons with these baselines.
         results: all systems.
         num_candidates: as in `against_all`.
-        advises: whether a baseline that is not beaten is to be used instead. False where an action is recommended
-            beside the sentence (`recommendation.recommend`), which may be another one: that baseline may be weak, too.
     """
     if not simple:
         return ""
@@ -223,8 +220,7 @@ def simple_sentence(
     if system.kind in TRIVIAL:
         # Nobody would use that: it shows how little the evaluated system has learned.
         return f"{opening} is {relation} {name}, which takes {took} and no understanding of a row."
-    instead = ": use that instead" if advises else ""
-    return f"{opening} is {relation} {name}, which takes {took}{instead}."
+    return f"{opening} is {relation} {name}, which takes {took}: use that instead."
 
 
 def bar_of_agreement(metric: str, column: str, agreed: Mapping[str, bool]) -> Bar:

@@ -158,9 +158,7 @@ def _against_alternatives(
     word = against_all(of_simple, higher, num_candidates=len(standings))
     rival = rival_among(of_simple, higher, num_candidates=len(standings)).baseline
     use_instead = None if word == "better" else rival
-    sentence = simple_sentence(
-        judged.result, of_prompted, of_simple, results, num_candidates=len(standings), advises=True
-    )
+    sentence = simple_sentence(judged.result, of_prompted, of_simple, results, num_candidates=len(standings))
     if found.word == "nothing":
         best = next(one for one in simple if one.name == hardest(of_simple, higher).baseline)
         is_useful = not _is_zero(best.metrics[table.figure])
