@@ -120,7 +120,7 @@ NEVER_ONE: Final = (
     *("These {num} held-out rows are ", "{num} other runs were evaluated"),
     # Rows, draws and metrics of an evaluation that has an interval, a threshold or a comparison: from two on.
     *("Gains are those of evaluation", "Figures of {name}", "There are only ", "by a threshold from ", "{num} sure, "),
-    *("{name} reaches {asked} at no threshold", "{num} ({num_rows} rows) to ", "{num} comparisons ", "{num} metrics "),
+    *("{num} ({num_rows} rows) to ", "{num} comparisons ", "{num} metrics "),
     *("No loss of general ability", "Tuning cost ", "{system} thought before ", "{num} draws", "{num} recipes were"),
     *(
         "{num} concerns",

@@ -23,15 +23,16 @@ class MeasuredAlone(FrozenModel):
 
     Attributes:
         asked: the required accuracy.
-        threshold: the confidence from which on it answers.
-        share: of all rows.
-        accuracy: of the rows that it answers.
+        threshold: the confidence from which on it answers; None where no threshold reaches that accuracy, so that it
+            answers nothing.
+        share: of all rows; 0 without a threshold.
+        accuracy: of the rows that it answers; None where it answers none.
     """
 
     asked: float
-    threshold: float
+    threshold: float | None
     share: Estimate
-    accuracy: Estimate
+    accuracy: Estimate | None
 
 
 class MeasuredBaseline(FrozenModel):

@@ -20,7 +20,7 @@ def tuned_alone(case: Case, evaluation: Evaluation, tuned: SystemResult, *, has_
         has_file: the case is a file, whose keys can be changed; else it was made of three questions.
 
     Raises:
-        RequestError: it has no probabilities of labels, or no threshold of them reaches the accuracy.
+        RequestError: it has no probabilities of labels.
     """
     asked = case.verdict.alone_at
     if asked is None:
@@ -35,19 +35,11 @@ def tuned_alone(case: Case, evaluation: Evaluation, tuned: SystemResult, *, has_
             if has_file
             else "leave the evaluation out: what it answers alone is assumed then",
         )
-    found, num_rows = measured_alone(case, evaluation, tuned), len(known.confidence)
-    if found is None:
-        raise RequestError(
-            f"{tuned.name} reaches {asked:g} at no threshold of confidence on {num_rows:,} rows, so it "
-            "answers nothing alone",
-            expected="an accuracy that it reaches on a part of the rows",
-            do="choose a lower verdict.alone_at if errors cost little, train on more rows, or use the model as a "
-            "suggestion that a person checks"
-            if has_file
-            else "train on more rows, or use its answers as suggestions that a person checks; where people are right "
-            "less often than that, give their figure (right answers today, --accuracy-today)",
-        )
-    return found
+    found = measured_alone(case, evaluation, tuned)
+    if found is not None:
+        return found
+    # That it answers nothing is a result: people, or today's system, keep all of the work.
+    return MeasuredAlone(asked=asked, threshold=None, share=Estimate(value=0.0, low=0.0, high=0.0), accuracy=None)
 
 
 def _confidence(evaluation: Evaluation, system: SystemResult) -> LabelConfidence | None:

@@ -439,11 +439,21 @@ def test_a_model_that_is_not_sure_answers_nothing_alone(answer: Any) -> None:
         answer(case, with_rows())
 
 
-def test_an_accuracy_that_no_threshold_reaches_is_refused(answer: Any) -> None:
+def test_a_model_that_reaches_the_accuracy_at_no_threshold_answers_nothing_and_does_not_pay(answer: Any) -> None:
     never = sure("tuned").model_copy(update={"is_right": (False, True) * 100})
     judged = with_rows().model_copy(update={"label_confidence": (never,)})
-    with pytest.raises(RequestError, match=r"reaches 0\.95 at no threshold of confidence on 200 rows"):
-        answer(f"{PEOPLE}verdict: {{today: given, alone_at: 0.95}}\n", judged)
+    found = answer(f"{PEOPLE}verdict: {{today: given, alone_at: 0.95}}\n", judged).result
+    assert found.answer == "no"
+    assert found.measured is not None
+    alone = found.measured.alone
+    assert alone is not None
+    assert (alone.threshold, alone.share.value, alone.accuracy) == (None, 0.0, None)
+    assert found.reasons[0].startswith("It answers no case alone")
+    assert any("At no threshold of confidence are 95% of its answers right" in note for note in found.notes)
+    # All calls are answered as today, and the model's tokens are paid beside them: nothing is gained.
+    assert found.tuned.gain.low == found.tuned.gain.high == 0
+    assert found.tuned.serving_per_month.typical == pytest.approx(20_000 + 30)
+    assert found.tuned.probability_pays == 0
 
 
 def ask_three(context: Context, judged: Evaluation) -> RoiOutcome:
@@ -484,14 +494,18 @@ def test_a_baseline_that_no_threshold_makes_accurate_enough_is_left_out(answer: 
     assert any(note.endswith("required accuracy of 0.95: linear classifier.") for note in found.notes)
 
 
-@pytest.mark.parametrize("is_known", [True, False])
-def test_three_questions_are_not_answered_by_keys_of_a_case_file(context: Context, is_known: bool) -> None:
-    never = sure("tuned").model_copy(update={"is_right": (False, True) * 100})
-    judged = with_rows().model_copy(update={"label_confidence": (never,) if is_known else ()})
+def test_three_questions_are_not_answered_by_keys_of_a_case_file(context: Context) -> None:
     with pytest.raises(RequestError) as caught:
-        ask_three(context, judged)
+        ask_three(context, with_rows())
     assert "alone_at" not in caught.value.do
-    assert ("suggestions that a person checks" if is_known else "is assumed then") in caught.value.do
+    assert "is assumed then" in caught.value.do
+
+
+def test_three_questions_about_a_model_that_answers_nothing_alone_are_answered_by_no(context: Context) -> None:
+    never = sure("tuned").model_copy(update={"is_right": (False, True) * 100})
+    found = ask_three(context, with_rows().model_copy(update={"label_confidence": (never,)})).result
+    assert (found.answer, found.reasons[0].partition(":")[0]) == ("no", "It answers no case alone")
+    assert any("suggestions that a person checks" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

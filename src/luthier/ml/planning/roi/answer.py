@@ -256,7 +256,9 @@ def reasons(
         found.insert(
             0,
             f"It answers {_spread(share)} of cases alone, {_spread(accuracy)} of those correctly; the rest goes to "
-            "people, or to the system that answers today.",
+            "people, or to the system that answers today."
+            if share.high > 0
+            else "It answers no case alone: all of them go to people, or to the system that answers today.",
         )
     # The sentence needs both ends: a probability alone does not say how much is at stake.
     low, high = (_money(end, case) for end in (tuned.value.low, tuned.value.high))
@@ -421,7 +423,13 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
         what = "What it answers alone" if case.tuned.alone is not None else "The accuracy gain"
         yield f"{what} is assumed, not measured: train, then pass --verdict RUN."
         return
-    if measured.alone is not None:
+    if measured.alone is not None and measured.alone.threshold is None:
+        yield (
+            f"At no threshold of confidence are {words.share(measured.alone.asked)} of its answers right, so it "
+            "answers nothing alone. Train on more rows, or use its answers as suggestions that a person checks; if today's "
+            "answers are right less often than that, give their accuracy."
+        )
+    elif measured.alone is not None and measured.alone.threshold is not None:
         yield (
             f"It answers alone from a confidence of {measured.alone.threshold:.2f} on, chosen so that "
             f"{words.share(measured.alone.asked)} of these answers are right, and evaluated on other rows."

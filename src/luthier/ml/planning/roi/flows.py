@@ -131,6 +131,8 @@ def _alone_inputs(measured: MeasuredGains) -> Iterator[Input]:
             ("share", "share answered alone", alone.share),
             ("accuracy", "accuracy of what is answered alone", alone.accuracy),
         ):
+            if found is None:
+                continue  # of nothing there is no accuracy
             ends = Range(low=found.low, typical=found.value, high=found.high)
             yield Input(f"{key}.{name}", f"{title_of}, {title}", "share", ends, is_measured=True)
 
@@ -315,7 +317,11 @@ class Economy:
         """Share and accuracy of what a way answers alone, the rest as today; None where it answers everything."""
         keys = (ALONE, _ASSUMED_ALONE) if name == TUNED else (f"{ALONE}.{name}",)
         found = next((key for key in keys if f"{key}.share" in values), None)
-        return None if found is None else (values[f"{found}.share"], values[f"{found}.accuracy"])
+        if found is None:
+            return None
+        share = values[f"{found}.share"]
+        # Without an accuracy it answers nothing, and any accuracy of nothing gains the same.
+        return share, values.get(f"{found}.accuracy", np.zeros_like(share))
 
     def _gain_of_all(self, values: Values) -> Array:
         if self.measured is None:
