@@ -426,8 +426,8 @@ def _measured(case: Case, measured: MeasuredGains | None) -> Iterator[str]:
     if measured.alone is not None and measured.alone.threshold is None:
         yield (
             f"At no threshold of confidence are {words.share(measured.alone.asked)} of its answers right, so it "
-            "answers nothing alone. Train on more rows, or use its answers as suggestions that a person checks; if today's "
-            "answers are right less often than that, give their accuracy."
+            "answers nothing alone. Train on more rows, or use its answers as suggestions that a person checks; if "
+            "today's answers are right less often than that, give their accuracy."
         )
     elif measured.alone is not None and measured.alone.threshold is not None:
         yield (
