@@ -192,7 +192,9 @@ def test_a_command_that_is_none_is_said_with_words(tiny):
 
 def test_a_child_that_ends_at_once_is_an_error_with_its_last_words(tiny, settings):
     settings(exit_code=3)
-    with pytest.raises(WorkError, match=r"exit code 3: ValueError: no GPU was found; its output:(\n|.)*no GPU") as caught:
+    with pytest.raises(
+        WorkError, match=r"exit code 3: ValueError: no GPU was found; its output:(\n|.)*no GPU"
+    ) as caught:
         VllmEngine(str(tiny))
     assert "CUDA_VISIBLE_DEVICES" in caught.value.do
 
