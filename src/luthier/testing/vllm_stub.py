@@ -3,11 +3,11 @@
     python -m luthier.testing.vllm_stub serve MODEL --served-model-name base --port 8000 --enable-lora ...
 
 It writes words that follow from the tokens of the prompt and from the model or adapter, and makes up
-log-probabilities in the same way. LUTHIER_VLLM_STUB holds, as JSON: start_seconds (how long /health says no), exit_code
-(end at once, with words, or with those of log), die_on (end in the middle of the answer to the prompt with this many tokens), say (what it
-answers to everything), pace_seconds (between two words), context (its max_model_len), inert (adapters load and change
-nothing), computes (log-probabilities, tokens and greedy ids are those of the model and its adapters, by transformers in
-float32).
+log-probabilities in the same way. LUTHIER_VLLM_STUB holds, as JSON: start_seconds (how long /health says no),
+exit_code (end at once, with words, or with those of log), die_on (end in the middle of the answer to the prompt with
+this many tokens), say (what it answers to everything), pace_seconds (between two words), context (its max_model_len),
+inert (adapters load and change nothing), computes (log-probabilities, tokens and greedy ids are those of the model and
+its adapters, by transformers in float32).
 """
 
 from __future__ import annotations

@@ -415,8 +415,8 @@ def _refuse_packed_base(adapter: Path, base: Path) -> None:
         raise RequestError(
             f"the adapter {adapter} is for {base}, whose weights are packed ({packed.phrase})",
             expected="an adapter over a base in full or half precision, with which vLLM is compared with transformers",
-            do="name the same model in 16 bits as base_model_name_or_path in the adapter's adapter_config.json "
-            "(luthier models pull MODEL fetches it), or merge the adapter where it was trained and serve the merged model",
+            do="name the same model in 16 bits as base_model_name_or_path in the adapter's adapter_config.json (fetch "
+            "it with luthier models pull), or merge the adapter where it was trained and serve the merged model",
         )
 
 
