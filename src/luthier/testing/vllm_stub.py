@@ -3,11 +3,11 @@
     python -m luthier.testing.vllm_stub serve MODEL --served-model-name base --port 8000 --enable-lora ...
 
 It writes words that follow from the tokens of the prompt and from the model or adapter, and makes up
-log-probabilities in the same way. LUTHIER_VLLM_STUB holds, as JSON: start_seconds (how long /health says no), exit_code
-(end at once, with words), die_on (end in the middle of the answer to the prompt with this many tokens), say (what it
-answers to everything), pace_seconds (between two words), context (its max_model_len), inert (adapters load and change
-nothing), computes (log-probabilities, tokens and greedy ids are those of the model and its adapters, by transformers in
-float32).
+log-probabilities in the same way. LUTHIER_VLLM_STUB holds, as JSON: start_seconds (how long /health says no),
+exit_code (end at once, with words, or with those of log), die_on (end in the middle of the answer to the prompt with
+this many tokens), say (what it answers to everything), pace_seconds (between two words), context (its max_model_len),
+inert (adapters load and change nothing), computes (log-probabilities, tokens and greedy ids are those of the model and
+its adapters, by transformers in float32).
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def main(arguments: list[str]) -> None:
     settings = json.loads(os.environ.get("LUTHIER_VLLM_STUB", "{}"))
     print("INFO: the stub starts:", *arguments, flush=True)  # noqa: T201
     if "exit_code" in settings:
-        print("ValueError: no GPU was found\n" * 3, file=sys.stderr, flush=True)  # noqa: T201
+        print(settings.get("log", "ValueError: no GPU was found\n" * 3), file=sys.stderr, flush=True)  # noqa: T201
         sys.exit(settings["exit_code"])
     # Every argument is paired with its follower: values appear as keys as well, which does no harm.
     options = dict(pairwise(arguments))

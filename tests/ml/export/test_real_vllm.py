@@ -25,7 +25,7 @@ from tests.vacuous import nonempty
 from luthier.core.child_process.channel import Channel
 from luthier.core.conversation import Conversation, Message
 from luthier.core.dataset import Example
-from luthier.core.errors import RequestError
+from luthier.core.errors import RequestError, WorkError
 from luthier.core.ports import SilentProgress
 from luthier.core.records.export import ExportSource
 from luthier.core.stream import Sampling, Served, TextRequest
@@ -240,6 +240,39 @@ def test_a_folder_of_gptq_or_awq_answers_as_the_weights_that_it_stands_for(
         to_meant = compare(of_meant, runtime, "vllm", "w4a16", SilentProgress())
     assert to_meant.num_prompts_same_tokens == len(nonempty(examples))
     assert to_meant.mean_difference_nats < 0.25 * to_original.mean_difference_nats
+
+
+@pytest.mark.drill
+@pytest.mark.usefixtures("one_core")
+@pytest.mark.parametrize(
+    ("changes", "cause", "remedy"),
+    [
+        (
+            {"quantization_config": {"quant_method": "hqq", "bits": 4}},
+            "exit code 1: ModelConfig: Unknown quantization method: hqq",
+            "in 16 bits",
+        ),
+        (
+            {"architectures": ["NoSuchForCausalLM"]},
+            r"exit code 1: ModelConfig: Model architectures \['NoSuchForCausalLM'\] are not supported",
+            "a version of vLLM that has this architecture",
+        ),
+        (
+            {"max_position_embeddings": 4_000_000},
+            "exit code 1: ValueError: .*KV cache is needed, which is larger than the available KV cache memory",
+            "VLLM_CPU_KVCACHE_SPACE",
+        ),
+    ],
+)
+def test_the_cause_is_named_where_vllm_cannot_run_a_folder(
+    changes: dict[str, Any], cause: str, remedy: str, base: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(base, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(WorkError, match=cause) as caught:
+        VllmEngine(str(folder), precision="float32")
+    assert remedy in caught.value.do
 
 
 def test_what_a_processor_lacks_is_named() -> None:

@@ -336,6 +336,7 @@ def _served_outcome(context: Context, name: str, run_id: str, adapter_path: str)
     base = base_of(context, plan.base_model.name) if is_adapter else None
     if base is not None:
         refuse_other_base(plan.base_model.sha256, base)
+        _refuse_packed_base(folder, Path(base.path))
     return Served(
         path=str(folder) if base is None else base.path,
         sha256="" if base is None else base.sha256,
@@ -365,7 +366,7 @@ def served_export(context: Context, folder: Path) -> Served:
     Raises:
         NotFoundError: The folder, or the base of an adapter, is not on this machine.
         ConflictError: The base of an adapter has other weights than those that it was trained over.
-        RequestError: It is in another format.
+        RequestError: It is in another format, or the weights of an adapter's base are packed.
     """
     if not folder.is_dir():
         raise NotFoundError(
@@ -391,6 +392,7 @@ def _served_adapter(context: Context, folder: Path) -> Served:
     """The adapter in a folder over its base, which is read as in training where the plan of the run is with it."""
     plan = adapter_plan(folder)
     written, found = base_of_adapter(context, folder, None if plan is None else plan.base_model.sha256)
+    _refuse_packed_base(folder, expanded(written) if found is None else Path(found.path))
     base = found or base_model(context, written)
     if plan is None:
         return Served(path=base.path, sha256=base.sha256, adapter_path=str(folder))
@@ -405,6 +407,17 @@ def _served_adapter(context: Context, folder: Path) -> Served:
         template_options=tuple(sorted(plan.data.template_options.items())),
         opted_turns=plan.opted_turns,
     )
+
+
+def _refuse_packed_base(adapter: Path, base: Path) -> None:
+    """Refuse an adapter over quantised weights: only vLLM reads them, and nothing shows that its answers are right."""
+    if (packed := packed_weights(base)) is not None:
+        raise RequestError(
+            f"the adapter {adapter} is for {base}, whose weights are packed ({packed.phrase})",
+            expected="an adapter over a base in full or half precision, with which vLLM is compared with transformers",
+            do="name the same model in 16 bits as base_model_name_or_path in the adapter's adapter_config.json (fetch "
+            "it with luthier models pull), or merge the adapter where it was trained and serve the merged model",
+        )
 
 
 def _as_trained(folder: Path) -> dict[str, Any]:

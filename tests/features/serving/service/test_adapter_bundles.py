@@ -144,3 +144,26 @@ def test_a_base_of_the_catalogue_is_known_by_its_repository(
     assert written == "maker/tiny"
     assert found is not None
     assert found.path == base.path
+
+
+def test_an_adapter_over_packed_weights_is_refused_by_name(context: Context, tiny_model: Path, tmp_path: Path) -> None:
+    packed = shutil.copytree(tiny_model, tmp_path / "packed")
+    config = json.loads((packed / "config.json").read_text(encoding="utf-8"))
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128}
+    (packed / "config.json").write_text(json.dumps(config | {"quantization_config": gptq}), encoding="utf-8")
+    with pytest.raises(RequestError, match=r"weights are packed \(GPTQ, 4 bits in groups of 128\)") as caught:
+        served_export(context, _bundle(tmp_path / "bundle", str(packed), None))
+    assert "in 16 bits as base_model_name_or_path" in caught.value.do
+
+
+def test_an_adapter_over_a_base_that_was_packed_since_is_refused(
+    context: Context, base: LocalModel, tmp_path: Path
+) -> None:
+    file = Path(base.path) / "config.json"
+    kept = file.read_text(encoding="utf-8")
+    try:
+        file.write_text(json.dumps(json.loads(kept) | {"quantization_config": {"quant_method": "awq", "bits": 4}}))
+        with pytest.raises(RequestError, match="packed"):
+            served_export(context, _bundle(tmp_path / "bundle", base.name, None))
+    finally:
+        file.write_text(kept, encoding="utf-8")

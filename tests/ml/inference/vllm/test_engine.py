@@ -192,8 +192,22 @@ def test_a_command_that_is_none_is_said_with_words(tiny):
 
 def test_a_child_that_ends_at_once_is_an_error_with_its_last_words(tiny, settings):
     settings(exit_code=3)
-    with pytest.raises(WorkError, match=r"exit code 3; its output:(\n|.)*no GPU was found"):
+    with pytest.raises(
+        WorkError, match=r"exit code 3: ValueError: no GPU was found; its output:(\n|.)*no GPU"
+    ) as caught:
         VllmEngine(str(tiny))
+    assert "CUDA_VISIBLE_DEVICES" in caught.value.do
+
+
+def test_the_cause_is_named_also_where_it_is_far_above_the_end_of_the_log(tiny, settings):
+    traceback = "  File 'wrapper.py', line 7, in wait\n    wait_for_engine()\n" * 300
+    cause = "(EngineCore pid=7) ERROR 12-03 13:45:01 [core.py:1510] ValueError: Unknown quantization method: w3a3."
+    end = "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}"
+    settings(exit_code=1, log=f"{cause}\nTraceback (most recent call last):\n{traceback}{end}")
+    with pytest.raises(WorkError, match=r"exit code 1: ValueError: Unknown quantization method: w3a3\.; its") as caught:
+        VllmEngine(str(tiny))
+    assert "16 bits" in caught.value.do
+    assert "memory" not in caught.value.do
 
 
 def test_one_that_never_gets_ready_is_given_up(tiny, settings):

@@ -30,9 +30,12 @@ from luthier.core.system import facilities
 from luthier.core.system.files import SHORT_TEMPORARY, scratch_folder
 from luthier.core.system.machine_memory import memory_bytes
 from luthier.core.system.process_setup import dying_with_parent
+from luthier.ml.inference.vllm.failures import find_failure
 
 COMMAND: Final = "LUTHIER_VLLM_COMMAND"
 _TAIL_BYTES, _NUM_LINES = 8192, 20
+# Several tracebacks of several processes.
+_CAUSE_BYTES: Final = 1 << 18
 _STOP_SECONDS: Final = 15.0
 _LOOK_SECONDS: Final = 0.25
 _EXIT_SECONDS: Final = 5.0
@@ -222,25 +225,32 @@ class VllmProcess:
         return True
 
     def ended(self, when: str) -> WorkError:
-        """The error for an exited child, with the end of its log."""
+        """The error for an exited child: the cause in its log, what to do about it, and the end of the log."""
         code = None if self._process is None else self._process.poll()
+        # The signal with which `stop` ended it is no cause.
+        failure = find_failure("\n".join(self._log_lines(_CAUSE_BYTES)), None if self._is_stopped else code)
+        because = f": {failure.cause}" if failure.cause else ""
         said = "\n    ".join(self.tail() or ["(nothing)"])
         return WorkError(
-            f"vLLM has ended {when}, with exit code {code}; its output:\n    {said}",
+            f"vLLM has ended {when}, with exit code {code}{because}; its output:\n    {said}",
             expected="a server that keeps running",
-            do="see what it says: mostly the GPU's memory is too small for the model, or the adapter's rank too high",
+            do=failure.remedy,
         )
 
     def tail(self) -> list[str]:
         """The last lines of its log."""
+        return self._log_lines(_TAIL_BYTES)[-_NUM_LINES:]
+
+    def _log_lines(self, num_bytes: int) -> list[str]:
+        """The lines within the last bytes of its log, without empty ones."""
         if self._log is None:
             return []
         size = os.fstat(self._log.fileno()).st_size
         # The position stays, which the child shares for its writes.
-        text = facilities.read_at(self._log.fileno(), _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode(errors="replace")
+        text = facilities.read_at(self._log.fileno(), num_bytes, max(0, size - num_bytes)).decode(errors="replace")
         # The log is shown in errors and pages, but vLLM may print its arguments and environment.
         lines = [line.rstrip().replace(self.key, "***") for line in text.splitlines()]
-        return [line for line in lines if line][-_NUM_LINES:]
+        return [line for line in lines if line]
 
     def stop(self) -> None:
         """Stop the child and its descendants; its log is kept until the next start."""
