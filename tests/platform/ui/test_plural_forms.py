@@ -149,6 +149,8 @@ NEVER_ONE: Final = (
         "{system} with ",
     ),
     *("{num_low} month",),
+    # Several parts have a byte each at least.
+    *("parts that together have {num_bytes}",),
     # Percentage points and points of an accuracy are written with decimals.
     *("An accuracy gain of ", "{num} points", "{system} is level with ", "{title}: tuning made it worse"),
     # After two validations at least, from the number that a steady signal needs, and where there are more cores than

@@ -16,8 +16,8 @@ from luthier.ml.evaluation.report.suite_page import gains_plot, task_plots
 from luthier.ml.evaluation.result_views import Result, as_evaluation, shade, summary, task_view, tasks_of
 from luthier.platform.home.context import Context
 from luthier.platform.ui.human_names import HumanNames
-from luthier.platform.ui.i18n.environments import decimal_mark_of
-from luthier.platform.ui.render import is_fragment_request, render
+from luthier.platform.ui.i18n.environments import decimal_mark_of, words
+from luthier.platform.ui.render import is_fragment_request, page_language, render
 from luthier.platform.ui.visitor import HomeContext, Reader
 
 router = APIRouter(prefix="/evaluations")
@@ -82,15 +82,18 @@ def _system_names(result: Result) -> list[str]:
 
 
 def _page(request: Request, result: Result, values: dict[str, Any]) -> Response:
-    found = summary(result)
+    found, is_safety = summary(result), isinstance(result, SafetyResult)
+    word = words(page_language(request, "evaluation_orders/assessment.html"))
+    # Probes are ours and have a name in every language; the tasks of a suite are named by people.
+    titles = {task.name: word(task.name.replace("_", " ")) for task in tasks_of(result)} if is_safety else {}
     views = [task_view(result, task) for task in tasks_of(result)]
     values |= {
         "result": result,
         "summary": found,
-        "gains": gains_plot(found),
+        "gains": gains_plot(found, titles),
         "sections": [(view, task_plots(view)) for view in views],
         "shade": shade,
-        "is_safety": isinstance(result, SafetyResult),
+        "is_safety": is_safety,
         "current": "/evaluations",
     }
     return render(request, "evaluation_orders/assessment.html", values)

@@ -98,7 +98,7 @@ def _refuse_head_format(source: ExportSource, to: ExportFormat) -> None:
         raise RequestError(
             f"the format {to} for {source.name}, which writes text",
             expected=f"one of {', '.join(EXPORTERS.declarations())}",
-            do=f"choose one of these with --to: {to} supports models with a task head",
+            do=f"choose one of these with --to; only models with a task head can be exported as {to}",
         )
 
 

@@ -49,7 +49,7 @@ GOALS: Final[dict[GoalName, Goal]] = {
     "answers": Goal(
         "answers",
         "Answer questions",
-        "Clients ask, and the model answers as your people do.",
+        "Customers ask, and the model answers as your team does.",
         "a question and its answer",
         _PAIRS,
     ),

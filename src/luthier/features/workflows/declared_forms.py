@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 FieldKind = Literal[
@@ -28,6 +28,7 @@ class FormEntry:
         unit: Behind the field.
         default: What the form begins with, where that is not the default of the command.
         choices: Of a choice; by default those that the option names.
+        titles: What the page calls the choices, by the choice; one without a title is shown as it is.
         recipe_key: Where it goes in the recipe that the command reads; empty for an option.
         help: In place of the help of the option.
         least: The smallest number, for what is no option of the command.
@@ -42,6 +43,7 @@ class FormEntry:
     unit: str = ""
     default: Any = None
     choices: tuple[str, ...] = ()
+    titles: Mapping[str, str] = field(default_factory=dict)
     recipe_key: str = ""
     help: str = ""
     least: float | None = None
@@ -226,7 +228,14 @@ FORMS: Final[Mapping[str, WorkflowForm]] = {
                 ),
                 FormEntry("data", "Rows", "file", True),
                 FormEntry("held_out", "Share held out", "number", default=0.2, least=0.001, most=0.9),
-                FormEntry("kind", "What is learned", "choice", default="sequence"),
+                FormEntry(
+                    "kind",
+                    "What is learned",
+                    "choice",
+                    default="sequence",
+                    titles={"sequence": "The teacher's answers", "logit": "The teacher's probabilities"},
+                    help="Answers, or the probabilities of every token, which require the same tokenizer.",
+                ),
                 _MAPPING,
                 _NEW_TOKENS,
                 FormEntry(
@@ -251,7 +260,14 @@ FORMS: Final[Mapping[str, WorkflowForm]] = {
                 FormEntry("min_rows", "Reviewed rows", "whole", unit="at least"),
                 FormEntry("review", "Begin only if the review queue is empty", "flag"),
                 FormEntry("from_traffic", "Also learn from sampled answers that were accepted", "flag"),
-                FormEntry("start", "Start from", "choice", is_advanced=True),
+                FormEntry(
+                    "start",
+                    "Start from",
+                    "choice",
+                    is_advanced=True,
+                    titles={"base": "The base model", "last": "The last model"},
+                    help="The base model is trained on all rows; the last model is trained further.",
+                ),
                 FormEntry(
                     "canary",
                     "Canary",

@@ -296,7 +296,7 @@ class FileStore(Store):
         )
         if (held := connection.execute(holding.limit(1)).first()) is not None:
             raise ConflictError(
-                f"the file {file_id} holds the rows of version {held.number} of the dataset {held.name!r}",
+                f"version {held.number} of the dataset {held.name!r} is made of the file {file_id}",
                 expected="a file that no dataset needs",
                 do=f"remove the dataset first, on its page /datasets/{held.dataset_id}",
             )

@@ -20,7 +20,7 @@ def test_without_answers_it_is_a_form_and_nothing_else(home: Context, browser: B
     page = browser("read").get("/worth")
     assert page.status_code == 200
     assert 'name="answers_per_week"' in page.text
-    assert "Ways side by side" not in page.text
+    assert "Options side by side" not in page.text
     assert home.evaluations.overviews("default", limit=1) == []
 
 
@@ -37,7 +37,7 @@ def test_three_answers_give_a_verdict_with_figures_ways_and_charts(home: Context
     page = browser("read").get(ASKED).text
     assert "400 answers a week" not in page.split("<form")[0]
     assert "worth it" in page
-    assert "Ways side by side" in page
+    assert "Options side by side" in page
     assert page.count('<svg class="drawn"') >= 3
     assert "Assumed, as it was not given" in page
     assert 'value="400"' in page, "what was given stays in the form"
@@ -78,7 +78,7 @@ def test_wrong_figures_are_refused_with_what_to_do(browser: Browser, query: str,
     page = browser("read").get(f"/worth?{query}")
     assert page.status_code == 422
     assert words in page.text
-    assert "Ways side by side" not in page.text
+    assert "Options side by side" not in page.text
 
 
 def test_percent_and_counts_are_read(browser: Browser) -> None:
@@ -93,7 +93,7 @@ def test_percent_and_counts_are_read(browser: Browser) -> None:
 def test_an_evaluation_that_the_project_has_not_is_not_found(browser: Browser) -> None:
     page = browser("read").get(f"{ASKED}&evaluation=eval-20260101-000000-abcdef")
     assert page.status_code == 404
-    assert "Ways side by side" not in page.text
+    assert "Options side by side" not in page.text
 
 
 def test_it_needs_somebody_who_may_read(browser: Browser) -> None:

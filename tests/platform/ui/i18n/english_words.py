@@ -17,13 +17,15 @@ _PLACEHOLDER = re.compile(r"\{\w+(?::t)?\}|</?\d+>|`[^`]*`")
 _KEY = re.compile(r"\S*(?:[/_=:]\w|\w[._]\w)[^\s,;)]*|\.[a-z]+|\b[a-z]+-20\d\d\S*")
 """Addresses, file names, keys of recipes and ids."""
 _NAMES = re.compile(
-    r"(?<![\w-])(?:(?:Answers|Train|Rows)(?: · tiny)?(?: · (?:25 Nov|…))?(?: \(\w{6}\))?(?:, step \d)?|, step \d"
-    r"|answers(?: v1)?|support(?:-bot)?|front-desk|a second one|default|prompt|completion|strict judge|right|wrong"
-    r"|question|English"
-    r"|(?:Granite|Mistral) [\w.]+(?: \w)? Small|refusal|stereotypes|toxicity|style|general|read, train, infer, admin"
-    r"|sequence|reward|base|last|none|tune, compare-models, automl, distill, retrain)(?![\w-])"
+    r"(?<![\w-])(?:"
+    # Runs, deployments, judges, projects and tasks of suites, as the tests have named them.
+    r"(?:Answers|Train|Rows)(?: · tiny)?(?: · (?:25 Nov|…))?(?: \(\w{6}\))?(?:, step \d)?|, step \d"
+    r"|support|front-desk|a second one|strict judge|default|style|general"
+    # A column of rows, a trainer of TRL, the language itself, and commands.
+    r"|prompt|reward|English|tune, compare-models, automl, distill, retrain"
+    r")(?![\w-])"
 )
-"""Names that the tests have given to things, tasks and labels, names of models, and keys in selects and lists."""
+"""Names that a German page has as they are: given by people, or of code."""
 
 
 @cache

@@ -30,16 +30,22 @@ _MAX_POINTS: Final = 500
 WIN_RATE: Final = "win_rate"
 
 
-def gains_plot(found: Summary) -> Intervals | None:
-    """The difference in each task's own metric, candidate less base, turned so that right is better; fractions only."""
+def gains_plot(found: Summary, titles: Mapping[str, str] | None = None) -> Intervals | None:
+    """The difference in each task's own metric, candidate less base, turned so that right is better; fractions only.
+
+    Args:
+        found: The figures.
+        titles: What tasks are called, by their names; one without a title is called by its name.
+    """
+    titles = {row.task.name: row.task.name for row, _ in found.gains} | dict(titles or {})
     gains = [
-        IntervalRow(f"{row.task.name}: {row.metric.title}", value, low, high, _role_of_gain(low, high))
+        IntervalRow(f"{titles[row.task.name]}: {row.metric.title}", value, low, high, _role_of_gain(low, high))
         for row, (value, low, high) in found.gains
     ]
     if not gains:
         return None
     title = f"Gain of {found.candidate} over {found.baseline}"
-    words = "; ".join(f"{row.task.name} {signed(gain[0], 3)}" for row, gain in found.gains)
+    words = "; ".join(f"{titles[row.task.name]} {signed(gain[0], 3)}" for row, gain in found.gains)
     return Intervals(
         "chart-gains",
         title,

@@ -22,6 +22,8 @@ _NO_TEXT_CALLS: Final = frozenset(
 )
 _WITH_UNIT: Final = frozenset(("size", "duration", "short_count", "percent", "speed"))
 """Functions that write a number with a unit."""
+_ALWAYS: Final = ("Led", "redirect", "notice", "task", "track")
+"""Endings of names of calls and variables whose texts are shown wherever they are: notices, and titles of work."""
 _LETTERS: Final = re.compile(r"[A-Za-z]{2}")
 _CODE: Final = re.compile(r"[<>{}\\=|^]|^\S*_\S*$|::|//|^[/#.]|^[a-z]+:[a-z]|%\w|^\S*/\S*$|^luthier ")
 
@@ -52,14 +54,15 @@ def sentences(
     """
     tree = ast.parse(file.read())
     only, functions = options.get("only", "").split(), options.get("functions", "").split()
-    within = tuple(options.get("within", "").split())
+    is_partial = "within" in options or only or functions
+    within = (*_ALWAYS, *options.get("within", "").split()) if is_partial else ()
     reader = _Reader(
         takes_errors=options.get("errors") == "yes" or "Error" in within, within=within, functions=frozenset(functions)
     )
     for node in tree.body:
         if only and reader.names_of(node) & set(only):
             reader.visit_whole(node)
-        elif within or functions or not only:
+        else:
             reader.visit(node)
     for line, text in reader.found:
         yield line, None, text, []
@@ -143,6 +146,9 @@ class _Reader(ast.NodeVisitor):
 
     def visit_Assign(self, node: ast.Assign) -> None:
         self._visit_within(node, next((target.id for target in node.targets if isinstance(target, ast.Name)), ""))
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        self._visit_within(node, getattr(node.target, "id", ""))
 
     def _visit_within(self, node: ast.AST, name: str) -> None:
         is_named = bool(self._within) and name.endswith(self._within)

@@ -122,7 +122,7 @@ def ways_spec(result: RoiResult) -> Intervals:
     ending = "" if result.alternatives else " No simpler way was priced."
     return Intervals(
         "chart-ways",
-        "Ways side by side",
+        "Options side by side",
         _money(f"worth in {words.months(float(result.case.horizon_months))}, {currency}", ends),
         rows,
         zero=True,
