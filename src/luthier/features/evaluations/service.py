@@ -402,6 +402,8 @@ def _judge(
     Raises:
         RequestError: there is a bar and nothing to compare the last system with, so no verdict.
     """
+    from luthier.ml.evaluation.recommendation import with_agreeing_headline
+
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     limits, searches = (max_new_tokens, max_thinking_tokens), search_kind(candidates) is not None
@@ -423,7 +425,7 @@ def _judge(
     ends = (candidates[0].name, candidates[-1].name)
     words, by_source = _verdict(every, ends, counted, metrics, rows, held_out, people, confidence)
     notes = notes_on(held_out.notes, held_out.num_leaked, words, groups)
-    return Evaluation(
+    evaluation = Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,
@@ -446,6 +448,7 @@ def _judge(
         seconds=time.perf_counter() - start,
         num_workers=heads.max_workers,
     )
+    return with_agreeing_headline(evaluation)
 
 
 def _verdict(

@@ -33,6 +33,8 @@ MAX_GROWTH: Final = 20
 _PROMPTS: Final = ("few_shot", "instruction", "optimised_prompt")
 _TEACHER: Final = "teacher "
 _ENOUGH: Final = "With these, the rows are expected to be enough."
+_USE_INSTEAD: Final = ": use that instead"
+"""Ends the sentence of `verdict.simple_sentence`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,15 @@ def recommend(evaluation: Evaluation) -> Recommendation | None:
         if (found := rule(case)) is not None:
             return found.model_copy(update={"rule": place})
     raise AssertionError("the last rule always applies")
+
+
+def with_agreeing_headline(evaluation: Evaluation) -> Evaluation:
+    """The evaluation, whose headline names what to use instead only where that is the recommended action."""
+    verdict, found = evaluation.verdict, recommend(evaluation)
+    if verdict is None or found is None or found.action == "use_simple_method":
+        return evaluation
+    agreeing = verdict.model_copy(update={"headline": verdict.headline.replace(_USE_INSTEAD, "")})
+    return evaluation.model_copy(update={"verdict": agreeing})
 
 
 def recommendation_document(evaluation: Evaluation | None) -> dict[str, Any] | None:

@@ -28,7 +28,8 @@ from luthier.core.evaluation import Metric
 from luthier.core.records.bounds import UNIT, Bounds
 from luthier.core.text.written_numbers import NumberMarks, number_marks, read_number
 from luthier.ml.evaluation.metrics.protocol import Array, mean_of_sums
-from luthier.ml.evaluation.statistics.intervals import TAIL, Interval, bootstrap_interval, cluster_sums
+from luthier.ml.evaluation.statistics.intervals import TAIL, Interval, bootstrap_interval
+from luthier.ml.evaluation.statistics.resampling import cluster_sums
 
 _STEPS = 60
 _NO_SPREAD = 1e-12
