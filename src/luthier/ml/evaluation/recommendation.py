@@ -33,8 +33,6 @@ MAX_GROWTH: Final = 20
 _PROMPTS: Final = ("few_shot", "instruction", "optimised_prompt")
 _TEACHER: Final = "teacher "
 _ENOUGH: Final = "With these, the rows are expected to be enough."
-_USE_INSTEAD: Final = ": use that instead"
-"""Ends the sentence of `verdict.simple_sentence`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +112,8 @@ def with_agreeing_headline(evaluation: Evaluation) -> Evaluation:
     verdict, found = evaluation.verdict, recommend(evaluation)
     if verdict is None or found is None or found.action == "use_simple_method":
         return evaluation
-    agreeing = verdict.model_copy(update={"headline": verdict.headline.replace(_USE_INSTEAD, "")})
+    # As `verdict.simple_sentence` ends, which does not know the recommended action.
+    agreeing = verdict.model_copy(update={"headline": verdict.headline.replace(": use that instead", "")})
     return evaluation.model_copy(update={"verdict": agreeing})
 
 
