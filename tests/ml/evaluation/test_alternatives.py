@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from tests.vacuous import nonempty
 
-from luthier.core.evaluation import Comparison, Metric, Sample, SystemKind, SystemResult, Verdict
+from luthier.core.evaluation import Comparison, Evaluation, Metric, Sample, SystemKind, SystemResult, Verdict
 from luthier.core.evaluation_plan import Bar, Prompting
 from luthier.core.records.bounds import UNIT
 from luthier.ml.evaluation.metrics.protocol import mean_of_sums, mean_statistics
+from luthier.ml.evaluation.recommendation import recommend, with_agreeing_headline
 from luthier.ml.evaluation.statistics import paired_bootstrap, verdict_word
 from luthier.ml.evaluation.verdict import against_all, bar_of_agreement, best_of, held_against, verdict
+from luthier.testing.records import make_evaluation
 
 METRIC = "label_accuracy"
 
@@ -306,3 +310,48 @@ def test_rows_of_one_group_count_together_beside_two_people() -> None:
     assert held_against(bar, model, agreed)[0] == "yes", "ten rows differ, all to one side"
     groups = {row: f"customer {place % 4}" for place, row in enumerate(agreed)}
     assert held_against(bar, model, agreed, groups)[0] == "no", "they are of one of four customers"
+
+
+_FIGURES = (0, 26, 54, 62, 76)
+
+
+def _agreeing(found: Verdict, systems: Sequence[SystemResult], comparisons: Sequence[Comparison]) -> Evaluation:
+    """An evaluation of these systems as it is stored: its action is the same with and without the agreement."""
+    one = make_evaluation().model_copy(
+        update={"systems": tuple(systems), "comparisons": tuple(comparisons), "verdict": found}
+    )
+    agreeing = with_agreeing_headline(one)
+    assert recommend(agreeing) == recommend(one)
+    return agreeing
+
+
+@pytest.mark.parametrize("num_right", [0, 10, 30, 54, 60, 66, 79])
+def test_the_headline_names_what_to_use_instead_only_where_that_is_the_action(num_right: int) -> None:
+    """All verdicts, with and without a figure that is required, learned rows, and prompts or classifiers as rivals."""
+    actions, num_changed, tuned = Counter[str](), 0, share(num_right)
+    for prompted, classifier in itertools.product(_FIGURES, _FIGURES):
+        rights: dict[str, tuple[SystemKind, Sequence[bool]]] = {
+            "base": ("model", share(0)),
+            "base + 4 examples": ("model", share(prompted)),
+            "commonest answer": ("majority", share(40)),
+            "linear classifier": ("linear", share(classifier)),
+        }
+        found = judged(tuned, rights)
+        systems = [system(name, own, kind, 4 * ("examples" in name)) for name, (kind, own) in rights.items()]
+        comparisons = [compared(tuned, name, own) for name, (_, own) in rights.items()]
+        for good_enough, num_leaked in itertools.product(("yes", "no", "not_asked"), (0, 2)):
+            bar = None if good_enough == "not_asked" else Bar(metric=METRIC, value=0.9)
+            words = found.model_copy(update={"good_enough": good_enough, "bar": bar, "num_leaked": num_leaked})
+            agreeing = _agreeing(words, [*systems, system("tuned", tuned)], comparisons)
+            action, said = recommend(agreeing), agreeing.verdict
+            assert action is not None
+            assert said is not None
+            actions[action.action] += 1
+            num_changed += said.headline != found.headline
+            if "use that instead" in said.headline:
+                assert (action.action, action.system) == ("use_simple_method", "linear classifier"), said.headline
+            if action.action == "use_model":
+                assert said.word == "better", said.headline
+            assert said.headline.endswith("."), said.headline
+    assert len(actions) > 1
+    assert num_changed > 0 or num_right == 79

@@ -91,3 +91,15 @@ def test_of_more_rows_than_fit_equally_spaced_ones_are_taken(monkeypatch: pytest
     assert rows_that_fit([*ROWS, silent], 64, 4) == [0, 1, 2]
     monkeypatch.setattr(kl_to_base, "MAX_STATE_BYTES", 3 * 64 * 4)
     assert rows_that_fit([*ROWS, silent], 64, 4) == [0, 2]
+
+
+def test_rows_of_one_group_count_together_in_the_interval() -> None:
+    """Eight groups of ten equal rows know as much as eight rows."""
+    rows = [TokenisedExample(f"r:{at}", array("i", [5, 6, 7]), bytes([0, 1, 1])) for at in range(80)]
+    sums = [0.1 * (1 + at // 10) for at in range(80)]
+    by_row = kl_result(sums, rows, tuned="tuned", base="base", of=80)
+    by_group = kl_result(sums, rows, tuned="tuned", base="base", of=80, clusters=[at // 10 for at in range(80)])
+    few = kl_result(sums[::10], rows[::10], tuned="tuned", base="base", of=80)
+    assert by_group.value == pytest.approx(by_row.value)
+    assert by_group.high - by_group.low > 2 * (by_row.high - by_row.low)
+    assert (by_group.low, by_group.high) == pytest.approx((few.low, few.high))

@@ -118,3 +118,36 @@ def test_the_interval_holds_the_truth_near_its_end_too() -> None:
         assert found is not None
         held += found.low <= truth <= found.high
     assert held / 500 >= 0.92
+
+
+def test_rows_of_one_group_count_together_in_the_interval_of_numbers() -> None:
+    """Eight groups of ten equal rows, and one row without a number, know as much as eight rows."""
+    outputs, references = [f"{at // 10 * 3}" for at in range(80)], ["1"] * 80
+    clusters = [at // 10 for at in range(80)]
+    by_row = absolute_error([*outputs, "5"], [*references, "none"])
+    by_group = absolute_error([*outputs, "5"], [*references, "none"], clusters=[*clusters, 99])
+    few = absolute_error(outputs[::10], references[::10])
+    assert by_row is not None
+    assert by_group is not None
+    assert few is not None
+    assert by_group.value == pytest.approx(by_row.value)
+    assert by_group.high - by_group.low > 2 * (by_row.high - by_row.low)
+    assert (by_group.low, by_group.high) == pytest.approx((few.low, few.high))
+
+
+def test_rows_of_one_group_count_together_in_the_interval_of_an_area() -> None:
+    probabilities, own = _drawn(40, 3, seed=3)
+    copies, clusters = 9, [at // 9 for at in range(360)]
+    many, many_own = np.repeat(probabilities, copies, axis=0), np.repeat(own, copies, axis=0)
+    few, by_row, by_group = auroc(probabilities, own), auroc(many, many_own), auroc(many, many_own, clusters)
+    assert few is not None
+    assert by_row is not None
+    assert by_group is not None
+    assert by_group.value == pytest.approx(few.value)
+    assert by_group.high - by_group.low > 2 * (by_row.high - by_row.low)
+    assert (by_group.low, by_group.high) == pytest.approx((few.low, few.high), abs=0.02)
+    sides = np.repeat([[1.0]] * 5 + [[0.0]] * 5, copies, axis=0)
+    alone, grouped = auroc(sides, sides), auroc(sides, sides, [at // 9 for at in range(90)])
+    assert alone is not None
+    assert grouped is not None
+    assert grouped.low < alone.low

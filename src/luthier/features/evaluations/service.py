@@ -402,6 +402,8 @@ def _judge(
     Raises:
         RequestError: there is a bar and nothing to compare the last system with, so no verdict.
     """
+    from luthier.ml.evaluation.recommendation import with_agreeing_headline
+
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     limits, searches = (max_new_tokens, max_thinking_tokens), search_kind(candidates) is not None
@@ -417,12 +419,13 @@ def _judge(
         every = judged_together(context, pool, candidates, shown, baselines, rows, (metrics, of_labels), limits)
         confidence, why = label_confidence_of(rows, candidates[-1], pool, every.systems, baselines, context.progress)
         no_kl = searches or not measures_kl
-        kl, why_not = (None, ()) if no_kl else measure_kl(pool, every.candidates, every.by_candidate, context.progress)
+        to_measure = (pool, every.candidates, every.by_candidate, context.progress, groups)
+        kl, why_not = (None, ()) if no_kl else measure_kl(*to_measure)
     counted = [one for one in every.judged.comparisons if one.baseline not in beside]  # the others are stored and shown
     ends = (candidates[0].name, candidates[-1].name)
     words, by_source = _verdict(every, ends, counted, metrics, rows, held_out, people, confidence)
     notes = notes_on(held_out.notes, held_out.num_leaked, words, groups)
-    return Evaluation(
+    evaluation = Evaluation(
         evaluation_id=evaluation_id or new_id("eval"),
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,
@@ -430,7 +433,7 @@ def _judge(
         held_out_sha256=held_out.sha256,
         num_rows=every.judged.systems[-1].num_samples,
         num_rows_in_file=len(held_out.examples),
-        systems=heads.with_figures(every.judged.systems, examples),
+        systems=heads.with_figures(every.judged.systems, examples, groups),
         comparisons=every.judged.comparisons,
         verdict=with_learning_curve(
             words, train, examples, baselines, time.perf_counter() - start, context.progress, candidates, groups
@@ -445,6 +448,7 @@ def _judge(
         seconds=time.perf_counter() - start,
         num_workers=heads.max_workers,
     )
+    return with_agreeing_headline(evaluation)
 
 
 def _verdict(

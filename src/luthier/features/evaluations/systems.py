@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from luthier.ml.evaluation.metrics.protocol import Array
     from luthier.ml.evaluation.metrics.ranking import Ranked
     from luthier.ml.evaluation.retrieval import SearchTask
+    from luthier.ml.evaluation.row_groups import RowGroups
     from luthier.ml.evaluation.systems import SystemUnderTest
     from luthier.ml.inference.stored_answers import AnswerFile
     from luthier.ml.inference.task_model import TaskAnswers, TaskModel
@@ -308,11 +309,13 @@ class JudgedHeads:
         self.max_workers = max(loaded.num_workers, self.max_workers or 0)
         return engine
 
-    def with_figures(self, results: Sequence[SystemResult], examples: Sequence[Example]) -> tuple[SystemResult, ...]:
+    def with_figures(
+        self, results: Sequence[SystemResult], examples: Sequence[Example], groups: RowGroups | None
+    ) -> tuple[SystemResult, ...]:
         """The results; those of task heads include ranking metrics of probabilities, or errors of numbers."""
-        return tuple(self._with_figure(result, examples) for result in results)
+        return tuple(self._with_figure(result, examples, groups) for result in results)
 
-    def _with_figure(self, result: SystemResult, examples: Sequence[Example]) -> SystemResult:
+    def _with_figure(self, result: SystemResult, examples: Sequence[Example], groups: RowGroups | None) -> SystemResult:
         from luthier.ml.data.tokenise.heads import class_matrix
         from luthier.ml.evaluation.task_head import absolute_error, area_under_curve
 
@@ -320,18 +323,23 @@ class JudgedHeads:
         if head is None or head.model.head.kind not in ("classify", "regress"):
             return result
         references = [example.reference or "" for example in examples]
+        clusters = None if groups is None else groups.clusters([example.id for example in examples])
         if head.probabilities is not None:
             own = class_matrix(references, head.model.head)
-            name, figure = "auroc", area_under_curve(head.probabilities.double().numpy(), own)
+            name, figure = "auroc", area_under_curve(head.probabilities.double().numpy(), own, clusters)
         else:
             outputs = [sample.output for sample in result.samples]
             marks = marks_of(head.model.head.number_format)
-            name, figure = "absolute_error", absolute_error(outputs, references, marks)
+            name, figure = "absolute_error", absolute_error(outputs, references, marks, clusters)
         return result if figure is None else result.model_copy(update={"metrics": result.metrics | {name: figure}})
 
 
 def measure_kl(
-    pool: EnginePool, candidates: Sequence[Candidate], systems: Sequence[SystemUnderTest], progress: Progress
+    pool: EnginePool,
+    candidates: Sequence[Candidate],
+    systems: Sequence[SystemUnderTest],
+    progress: Progress,
+    groups: RowGroups | None = None,
 ) -> tuple[KlToBase | None, tuple[str, ...]]:
     """KL(tuned || base) of the last candidate, or why it is unknown; empty if its base is not evaluated.
 
@@ -343,6 +351,7 @@ def measure_kl(
         candidates: the last one is the evaluated model.
         systems: the evaluated systems, each candidate by its index, the evaluated model last.
         progress: shows both passes.
+        groups: of the evaluated rows; None where every row counts by itself.
 
     Raises:
         StoppedError: the engines' stop check has a reason.
@@ -372,7 +381,8 @@ def measure_kl(
     except RequestError as error:
         return None, (_why_not(base, error.came),)
     sums = kl_by_row(own, of_base, tuned.device)
-    return kl_result(sums, used, tuned=tuned.name, base=base.name, of=len(rows)), ()
+    clusters = None if groups is None else groups.clusters([row.id for row in used])
+    return kl_result(sums, used, tuned=tuned.name, base=base.name, of=len(rows), clusters=clusters), ()
 
 
 def _states(engine: StatesEngine, rows: Sequence[TokenisedExample], name: str, progress: Progress) -> AnswerStates:

@@ -17,7 +17,7 @@ over drawn answers).
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -122,8 +122,16 @@ def kl_by_row(tuned: AnswerStates, base: AnswerStates, device: str) -> list[floa
     return found
 
 
-def kl_result(sums: Sequence[float], rows: Sequence[TokenisedExample], *, tuned: str, base: str, of: int) -> KlToBase:
-    """The mean over all tokens with its interval over rows.
+def kl_result(
+    sums: Sequence[float],
+    rows: Sequence[TokenisedExample],
+    *,
+    tuned: str,
+    base: str,
+    of: int,
+    clusters: Sequence[Hashable] | None = None,
+) -> KlToBase:
+    """The mean over all tokens with its interval over rows, or over their groups.
 
     Args:
         sums: of each row, in nats (`kl_by_row`).
@@ -131,10 +139,11 @@ def kl_result(sums: Sequence[float], rows: Sequence[TokenisedExample], *, tuned:
         tuned: name of the one system.
         base: name of the other.
         of: number of evaluated rows.
+        clusters: the group of each row; None where every row is its own.
     """
     counts = [row.num_trained_tokens for row in rows]
     statistics = np.stack([np.asarray(sums, dtype=np.float64), np.asarray(counts, dtype=np.float64)], axis=1)
-    found = bootstrap_interval(statistics, mean_of_sums, bounds=Bounds(0.0, math.inf), seed=0)
+    found = bootstrap_interval(statistics, mean_of_sums, bounds=Bounds(0.0, math.inf), seed=0, clusters=clusters)
     which = f"{len(rows):,} rows" if len(rows) == of else f"{len(rows):,} of {of:,} rows"
     return KlToBase(
         candidate=tuned,

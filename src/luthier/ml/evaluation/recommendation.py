@@ -107,6 +107,16 @@ def recommend(evaluation: Evaluation) -> Recommendation | None:
     raise AssertionError("the last rule always applies")
 
 
+def with_agreeing_headline(evaluation: Evaluation) -> Evaluation:
+    """The evaluation, whose headline names what to use instead only where that is the recommended action."""
+    verdict, found = evaluation.verdict, recommend(evaluation)
+    if verdict is None or found is None or found.action == "use_simple_method":
+        return evaluation
+    # As `verdict.simple_sentence` ends, which does not know the recommended action.
+    agreeing = verdict.model_copy(update={"headline": verdict.headline.replace(": use that instead", "")})
+    return evaluation.model_copy(update={"verdict": agreeing})
+
+
 def recommendation_document(evaluation: Evaluation | None) -> dict[str, Any] | None:
     """The recommended action as JSON has it; None without an evaluation or a verdict."""
     found = None if evaluation is None else recommend(evaluation)

@@ -10,13 +10,14 @@ there both ends are Newcombe's, for a class of mean size.
 Sources: DeLong, DeLong and Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver Operating
 Characteristic Curves", 1988; Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney
 statistic", 2006, method 5; Qin and Hotilovac, "Comparison of non-parametric confidence intervals for the area under
-the ROC curve of a continuous-scale diagnostic test", 2008.
+the ROC curve of a continuous-scale diagnostic test", 2008; Obuchowski, "Nonparametric analysis of clustered ROC curve
+data", 1997.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,28 +29,31 @@ from luthier.core.records.bounds import UNIT, Bounds
 from luthier.core.text.written_numbers import NumberMarks, number_marks, read_number
 from luthier.ml.evaluation.metrics.protocol import Array, mean_of_sums
 from luthier.ml.evaluation.statistics.intervals import TAIL, Interval, bootstrap_interval
+from luthier.ml.evaluation.statistics.resampling import cluster_sums
 
 _STEPS = 60
 _NO_SPREAD = 1e-12
 
 
-def area_under_curve(probabilities: Array, own: Array) -> Metric | None:
+def area_under_curve(probabilities: Array, own: Array, clusters: Sequence[Hashable] | None = None) -> Metric | None:
     """`auroc` as a metric; None where no class divides the rows.
 
     Args:
         probabilities: [rows, classes].
         own: [rows, classes], 1 where a row has a class, else 0; a row of no known class has none.
+        clusters: the group of each row; None where every row is its own.
     """
-    found = auroc(probabilities, own)
+    found = auroc(probabilities, own, clusters)
     return None if found is None else _metric(found, "0 to 1", higher_is_better=True)
 
 
-def auroc(scores: Array, own: Array) -> Interval | None:
+def auroc(scores: Array, own: Array, clusters: Sequence[Hashable] | None = None) -> Interval | None:
     """The mean area under the curve over classes, with its 95% interval; None where no class divides the rows.
 
     Args:
         scores: [rows, classes], higher for rows that are more likely of the class.
         own: [rows, classes], 1 where a row has a class, else 0.
+        clusters: the group of each row; None where every row is its own.
     """
     num_rows = len(scores)
     divided = [place for place in range(scores.shape[1]) if 0 < own[:, place].sum() < num_rows]
@@ -62,11 +66,15 @@ def auroc(scores: Array, own: Array) -> Interval | None:
         areas.append(area)
         influence += of_rows / len(divided)
     value = float(np.mean(areas))
-    error, z = math.sqrt(float((influence**2).sum())), -float(ndtri(TAIL))
+    # Rows of one group move together: their influences are added before they are squared (Obuchowski, 1997).
+    of_groups = cluster_sums(influence[:, None], clusters)
+    error, z = math.sqrt(float((of_groups**2).sum())), -float(ndtri(TAIL))
     if error <= _NO_SPREAD:
+        # No more independent rows of each side than the groups' share of all rows.
+        share = len(of_groups) / num_rows
         num_own = float(own[:, divided].sum()) / len(divided)
         # The areas of scores with the other sign are what is missing to 1.
-        low, missing = (_lower_end(one, num_own, num_rows - num_own) for one in (value, 1.0 - value))
+        low, missing = (_lower_end(one, share * num_own, share * (num_rows - num_own)) for one in (value, 1.0 - value))
         return Interval(value, low, 1.0 - missing)
     # Near an end the error itself is too small: the wider of both at each side, as of other figures.
     linked = UNIT.around(value, error, z)
@@ -113,7 +121,10 @@ def _lower_end(value: float, num_own: float, num_other: float) -> float:
 
 
 def absolute_error(
-    outputs: Sequence[str], references: Sequence[str], marks: NumberMarks | None = None
+    outputs: Sequence[str],
+    references: Sequence[str],
+    marks: NumberMarks | None = None,
+    clusters: Sequence[Hashable] | None = None,
 ) -> Metric | None:
     """The mean distance of numbers from those of the rows, in their unit; None where an output is not a number.
 
@@ -123,6 +134,7 @@ def absolute_error(
         outputs: what the head gives.
         references: of the rows.
         marks: of decimals and thousands; None finds them in the references.
+        clusters: the group of each row; None where every row is its own.
     """
     marks = marks or number_marks(references)
     pairs = [
@@ -130,11 +142,13 @@ def absolute_error(
         for output, reference in zip(outputs, references, strict=True)
     ]
     known = [(output, reference) for output, reference in pairs if reference is not None]
+    if clusters is not None:
+        clusters = [own for own, (_, reference) in zip(clusters, pairs, strict=True) if reference is not None]
     errors = [abs(output.value - reference.value) for output, reference in known if output is not None]
     if not known or len(errors) < len(known):
         return None
     stats = np.stack([np.array(errors), np.ones(len(errors))], axis=1)
-    found = bootstrap_interval(stats, mean_of_sums, bounds=Bounds(0.0, math.inf), seed=0)
+    found = bootstrap_interval(stats, mean_of_sums, bounds=Bounds(0.0, math.inf), seed=0, clusters=clusters)
     return _metric(found, "unit of the rows", higher_is_better=False)
 
 

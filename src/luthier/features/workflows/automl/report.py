@@ -156,6 +156,7 @@ def judge_at_end(
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions
+    from luthier.ml.evaluation.recommendation import with_agreeing_headline
     from luthier.ml.evaluation.row_groups import with_groups
     from luthier.ml.inference.models import sources
 
@@ -202,6 +203,7 @@ def judge_at_end(
         baselines_left_out=(*baselines.left_out, *models.left_out),
         seconds=time.perf_counter() - began,
     )
+    found = with_agreeing_headline(found)
     context.evaluations.save(found, project_id=project_id)
     return found
 
