@@ -59,6 +59,7 @@ from luthier.features.recipes.checks import (
     load_mapped,
     usual_metrics,
 )
+from luthier.ml.evaluation.recommendation import with_agreeing_headline
 from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 
@@ -402,8 +403,6 @@ def _judge(
     Raises:
         RequestError: there is a bar and nothing to compare the last system with, so no verdict.
     """
-    from luthier.ml.evaluation.recommendation import with_agreeing_headline
-
     start, examples = time.perf_counter(), choose_samples(held_out.examples, max_samples)
     baselines = fit_baselines(context, train, examples, metrics, Path(candidates[0].model_path))
     limits, searches = (max_new_tokens, max_thinking_tokens), search_kind(candidates) is not None

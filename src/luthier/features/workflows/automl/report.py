@@ -46,6 +46,7 @@ from luthier.features.workflows.model_comparison.answers import (
     why_no_choice,
 )
 from luthier.features.workflows.registry import file_name, lines_of, model_names, short, workflow_of
+from luthier.ml.evaluation.recommendation import with_agreeing_headline
 from luthier.ml.evaluation.sampling import choose_samples
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import spent_hours
@@ -156,7 +157,6 @@ def judge_at_end(
     from luthier.ml.data.rows.formats import load_file
     from luthier.ml.evaluation.compare import judge_in_full
     from luthier.ml.evaluation.metrics.registry import as_definitions
-    from luthier.ml.evaluation.recommendation import with_agreeing_headline
     from luthier.ml.evaluation.row_groups import with_groups
     from luthier.ml.inference.models import sources
 
