@@ -46,7 +46,13 @@ def reported(context: Context, run_id: str, plan: Plan) -> Iterator[list[Tracker
             for tracker, child in children:
                 if child is not None:
                     _wait(child, deadline, has_failed=bool(load_state(folder, tracker.name).error))
-                found.append(load_state(folder, tracker.name))
+                    child.kill()
+                found.append(_left(load_state(folder, tracker.name)))
+
+
+def _left(state: TrackerState) -> TrackerState:
+    """The state as nobody delivers any more: one that was ended in the middle of a delivery has stored none."""
+    return state.model_copy(update={"status": "waiting"}) if state.status == "delivering" else state
 
 
 def _seconds_left(context: Context, run_id: str) -> float:

@@ -33,10 +33,12 @@ POINTS = """\
 jsonl = theirs:JsonLines
 down = theirs:Down
 hangs = theirs:Hangs
+slow = theirs:Slow
 """
 CODE = """
 import json
 import time
+from pathlib import Path
 
 from luthier.ml.tracking.protocol import RemoteRun, Tracker, TrackerRules
 
@@ -75,6 +77,15 @@ class Hangs(JsonLines):
 
     def begin(self, run):
         time.sleep(3600)
+
+
+class Slow(JsonLines):
+    rules = TrackerRules(title="Slow", summary="answers late while there is a file beside this module")
+
+    def log(self, points):
+        while Path(__file__).with_name("slow").exists():
+            time.sleep(0.05)
+        super().log(points)
 """
 
 
@@ -188,6 +199,29 @@ def test_one_that_hangs_is_ended_when_its_time_is_up(context: Context, monkeypat
         assert found == []
     assert [(state.name, state.status) for state in found] == [("hangs", "waiting")]
     assert not (context.settings.run_folder(RUN_ID) / "trackers" / "figures.jsonl").exists()
+
+
+@pytest.mark.usefixtures("plug_ins")
+def test_one_that_is_slow_does_not_delay_the_run_and_gets_the_rest_later(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import theirs  # type: ignore[import-not-found]
+
+    slow = Path(theirs.__file__).with_name("slow")
+    slow.touch()
+    with Context.open(tmp_path / "home") as context:
+        monkeypatch.setattr(context, "settings", context.settings.model_copy(update={"tracker_wait_seconds": 0.0}))
+        outcome = trained(context, tmp_path / "work", tiny_model, ["slow"])
+        run_id = outcome.record.run_id
+        assert outcome.record.status == "succeeded"
+        (state,) = outcome.trackers
+        assert (state.status, state.last_step) == ("waiting", 0), "its first answer has not come"
+        assert [one.status for one in trackers.states(context, run_id)] == ["waiting"], "what pages show"
+        slow.unlink()
+        (state,) = trackers.deliver(context, run_id)
+        assert (state.status, state.num_events) == ("delivered", len(context.runs.events(run_id)))
+        steps = [one["step"] for one in lines_of(context, outcome.record) if "train/loss" in one]
+        assert steps == list(range(1, outcome.record.num_steps + 1)), "each step once, in order"
 
 
 def test_a_package_that_is_missing_is_named_before_anything_is_trained(
