@@ -239,7 +239,7 @@ def test_the_likeliest_label_of_the_base_is_an_alternative_as_its_prompts_are() 
     (one,) = found.alternatives
     assert (one.kind, one.extra_prompt_tokens) == ("label_likelihood", 40.0)
     assert (found.best_alternative, found.better_than_best_alternative) == (choice.name, "not_distinguishable")
-    assert "but not clearly different from it with its likeliest label" in found.headline
+    assert "but not clearly different from that model's likeliest label" in found.headline
 
 
 def test_another_run_is_an_alternative() -> None:

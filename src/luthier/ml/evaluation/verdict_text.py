@@ -34,6 +34,7 @@ _BY_NAME = {
     "most popular documents": "the order of the most popular documents",
     "random order": "a random order",
 }
+_LIKELIEST_LABEL = "its likeliest label"
 TRIVIAL = ("majority", "popularity")
 """Kinds of baselines that answer without a look at the row: no one would use them."""
 
@@ -82,7 +83,7 @@ def prompt_of(system: SystemResult, where: str = "") -> str:
     if own is not None and own.kind == "optimised_prompt":
         return "an optimised prompt"
     if own is not None and own.kind == "label_likelihood":
-        return "its likeliest label"
+        return _LIKELIEST_LABEL
     parts = ["an instruction"] if own is not None and own.instruction else []
     if own is not None and own.examples == "nearest":
         parts.append("the nearest training row" if num == 1 else f"the {num:,} nearest training rows")
@@ -158,16 +159,15 @@ def _named(judged: SystemResult, found: Sequence[Comparison], results: Sequence[
 
 
 def short_names(found: Sequence[Comparison], results: Sequence[SystemResult], where: str) -> list[str]:
-    """The baselines; a prompted model, right behind the model itself, is "it with 4 examples" and `where`."""
+    """The baselines; right behind the model itself a prompted one is "it with 4 examples" and `where`."""
     by_name = {result.name: result for result in results}
     names, before = [], ""
-    for comparison in found:
-        system = by_name[comparison.baseline]
-        bare = without_prompting(system, results)
+    for system in (by_name[comparison.baseline] for comparison in found):
+        bare, prompt = without_prompting(system, results), prompt_of(system, where)
+        own = "that model's likeliest label" if prompt == _LIKELIEST_LABEL else f"it with {prompt}"
         # "it" only refers to the system that was named just before.
-        is_same = bare is not None and bare.name == before
-        names.append(f"it with {prompt_of(system, where)}" if is_same else system_title(system, results))
-        before = comparison.baseline
+        names.append(own if bare is not None and bare.name == before else system_title(system, results))
+        before = system.name
     return names
 
 
