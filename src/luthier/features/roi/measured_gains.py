@@ -257,7 +257,7 @@ def _over_given(case: Case, tuned: Estimate | None) -> Estimate:
 
     Source: Newcombe, "Interval estimation for the difference between independent proportions", 1998.
     """
-    from luthier.ml.planning.roi.flows import given_accuracy
+    from luthier.ml.planning.roi.inputs import given_accuracy
 
     given = given_accuracy(case)
     if tuned is None or given is None:

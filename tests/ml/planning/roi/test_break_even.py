@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from luthier.core.results.roi import Case
 from luthier.core.results.roi_result import BreakEven
-from luthier.ml.planning.roi.flows import TUNED, Economy, inputs_of, typical_values
+from luthier.ml.planning.roi.flows import TUNED, Economy
+from luthier.ml.planning.roi.inputs import inputs_of, typical_values
 from luthier.ml.planning.roi.run import break_even_gain, break_evens
 
 

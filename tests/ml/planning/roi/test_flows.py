@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.results.roi import Case
-from luthier.ml.planning.roi.flows import TUNED, Economy, Flow, inputs_of, typical_values
+from luthier.ml.planning.roi.flows import TUNED, Economy, Flow
+from luthier.ml.planning.roi.inputs import inputs_of, typical_values
 
 OWN = {"price_per_hour": 0.5, "hours_per_month": 100, "input_tokens_per_second": 1_000, "output_tokens_per_second": 100}
 

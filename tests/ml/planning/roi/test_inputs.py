@@ -10,7 +10,7 @@ from scipy import stats
 
 from luthier.core.results.roi import Range
 from luthier.core.results.roi_result import MeasuredGains
-from luthier.ml.planning.roi.flows import TUNED_OVER_TODAY, Input, draw, inputs_of, typical_values
+from luthier.ml.planning.roi.inputs import TUNED_OVER_TODAY, Input, draw, inputs_of, typical_values
 
 NUM = 10_000
 

@@ -19,7 +19,7 @@ from luthier.core.results.roi import (
     Way,
 )
 from luthier.core.results.roi_result import MeasuredGains
-from luthier.ml.planning.roi.flows import given_accuracy
+from luthier.ml.planning.roi.inputs import given_accuracy
 
 # Figures typed with three decimals may differ from their difference by this much.
 _SAME: Final = 5e-4

@@ -31,15 +31,11 @@ from luthier.core.results.roi_result import (
 )
 from luthier.ml.planning.roi import answer as words_of
 from luthier.ml.planning.roi import words
-from luthier.ml.planning.roi.answer import notes
 from luthier.ml.planning.roi.contradictions import check_case
-from luthier.ml.planning.roi.flows import (
-    ANSWERS,
+from luthier.ml.planning.roi.flows import ANSWERS, TUNED, Economy, Flow
+from luthier.ml.planning.roi.inputs import (
     DISTRIBUTION,
-    TUNED,
     Array,
-    Economy,
-    Flow,
     Input,
     Values,
     draw,
@@ -47,6 +43,7 @@ from luthier.ml.planning.roi.flows import (
     today_accuracy,
     typical_values,
 )
+from luthier.ml.planning.roi.notes import notes
 
 CALLS: Final = "calls.per_month"
 VALUE: Final = "calls.value_of_one_more_correct"
