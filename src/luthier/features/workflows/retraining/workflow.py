@@ -219,7 +219,7 @@ def _judge(run: WorkflowRun) -> Judged:
 
 
 def _gate(run: WorkflowRun) -> Gated:
-    from luthier.features.deployments.service import pass_gates
+    from luthier.features.deployments.gate_passage import pass_gates
     from luthier.features.serving.targets import find_share
 
     share = find_share(run.context, run.caller, run.outcome("train", Trained).run_id)
