@@ -35,6 +35,7 @@ from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.recipes.schema import LINE, write_schema
 from luthier.features.training import service as training
 from luthier.features.training.service import ShowPlan, TrainOutcome
+from luthier.features.workflows.quickstart.stored_rows import store_rows
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import (
     PausedError,
@@ -410,7 +411,9 @@ def _stopped(context: Context, caller: Caller, spec: QuickstartSpec) -> Pipeline
 
 
 def _write_rows(run: WorkflowRun) -> QuickstartData:
-    return write_quickstart_data(run.context, chosen=size_for(run.context, full=run.spec.full))
+    data = write_quickstart_data(run.context, chosen=size_for(run.context, full=run.spec.full))
+    store_rows(run.context, run.caller, data.folder, data.num_rows)
+    return data
 
 
 def _train(run: WorkflowRun) -> Trained:
