@@ -43,13 +43,21 @@ def check_shape(recipe: ObjectiveRecipe | None, shape: Shape) -> None:
     """Raise RecipeError for rows that the objective cannot learn from; what could is in the error."""
     name = recipe.name if recipe else "sft"
     if shape not in rules_of(name).shapes:
+        from luthier.ml.data.rows.shapes import REQUIRED
+
         usual = "give it such rows, or choose another objective"
+        if name == "rank":
+            usual = (
+                "add to each row a passage that does not answer its query (`rejected`), or choose objective: "
+                "{name: embed}, for which the passages of other rows are the negatives"
+            )
         if rules_of(name).packs:
             usual = "choose objective: {name: sft}, which learns the answers of such rows, or give rows with `text`"
             usual += "; the texts alone of rows with a label: data: {columns: {text: text}}"
+        shapes = ", ".join(f"{one} ({' + '.join(REQUIRED[one])})" for one in rules_of(name).shapes)
         raise RecipeError(
             f"objective {name} with {shape} rows",
-            expected=f"rows of shape {', '.join(rules_of(name).shapes)}",
+            expected=f"rows of shape {shapes}",
             do=_INSTEAD.get(shape, usual) if name == "sft" else usual,
         )
 

@@ -169,6 +169,27 @@ def proposed_pair(columns: Iterable[str]) -> tuple[str, str] | None:
     return None if pair[0] is None or pair[1] is None else (pair[0], pair[1])
 
 
+def retrieval_columns(columns: Iterable[str]) -> dict[str, str]:
+    """The fields of a shape that columns of a retrieval dataset are, as sentence-transformers names these.
+
+    Args:
+        columns: Of the file.
+
+    Returns:
+        Field of the shape -> column: a query with its passage, or with a passage of each kind; empty without both.
+    """
+    columns = list(columns)
+    query, positive, negative = (
+        next((like[0] for name in names if (like := columns_like(name, columns))), None)
+        for names in (("anchor", *PROMPTS), ("positive",), ("negative",))
+    )
+    if query is None or positive is None:
+        return {}
+    if negative is None:
+        return {"prompt": query, "completion": positive}
+    return {"prompt": query, "chosen": positive, "rejected": negative}
+
+
 _MAX_SIGNATURES: Final = 10_000
 
 

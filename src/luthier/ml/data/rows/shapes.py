@@ -27,6 +27,7 @@ from luthier.ml.data.rows.columns import (
     refuse_ambiguous,
     resolve,
     resolve_once,
+    retrieval_columns,
 )
 from luthier.ml.data.rows.preference_rows import CHOSEN, REJECTED, has_sides, lacks_prompt
 from luthier.ml.inference.models.templates.thought_writing import FIELDS
@@ -399,8 +400,9 @@ class ShapeDetector:
         if self._turn_columns:
             proposed = {target: column for column, target in list(self._turn_columns.items())[:1]}
         else:
-            pair = proposed_pair(self.columns) or QUESTION_AND_ANSWER
-            proposed = dict(zip(("prompt", "completion"), pair, strict=True))
+            proposed = retrieval_columns(self.columns) or dict(
+                zip(("prompt", "completion"), proposed_pair(self.columns) or QUESTION_AND_ANSWER, strict=True)
+            )
         return " ".join(f"--map {shlex.quote(f'{target}={column}')}" for target, column in proposed.items())
 
     def _required_names(self) -> list[str]:
