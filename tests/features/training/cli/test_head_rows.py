@@ -17,8 +17,8 @@ def write_recipe(folder: Path, tiny_model: Path, name: str) -> Path:
     """The recipe of a case, with its rows beside it."""
     case = CASES[name]
     data = {"train": "train.jsonl"} | ({"held_out": "held_out.jsonl"} if case.held_out else {})
-    write_rows(folder / "train.jsonl", case.train)
-    write_rows(folder / "held_out.jsonl", case.held_out)
+    write_rows(folder / "train.jsonl", list(case.train))
+    write_rows(folder / "held_out.jsonl", list(case.held_out))
     document = {"base_model": str(tiny_model), "objective": case.objective, "data": data}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     return folder / "recipe.yaml"
