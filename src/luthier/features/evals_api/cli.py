@@ -44,6 +44,7 @@ def import_file(
     from luthier.core.errors import NotFoundError
     from luthier.core.text.utf8 import read_utf8, utf8_lines
     from luthier.features.evals_api.importer import import_evals
+    from luthier.platform.cli.progress import make_progress
 
     if file == "-":
         text = "".join(utf8_lines(sys.stdin, "what is on stdin"))
@@ -53,7 +54,7 @@ def import_file(
         )
     else:
         text = read_utf8(path, "the JSON of an eval,")
-    found = import_evals(text, out, data=data, prompt=prompt, force=force)
+    found = import_evals(text, out, data=data, prompt=prompt, force=force, progress=make_progress())
     return Answer(as_json, {"suites": [one.document() for one in found]}, lambda console: _show(console, found))
 
 

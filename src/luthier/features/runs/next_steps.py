@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, urlencode
@@ -14,6 +14,7 @@ from luthier.core.ids import is_id
 from luthier.core.plan import Plan
 from luthier.core.results.recommendation import Action, Recommendation
 from luthier.features.models.service import list_models
+from luthier.features.runs.entries_store import DatasetName
 from luthier.features.runs.state import datasets_of
 from luthier.platform.home.context import Context
 from luthier.platform.home.model_names import base_models, may_use_base
@@ -106,8 +107,10 @@ def _larger_base(found: _Found) -> list[NextStep]:
     label, name = f"Train {larger}", quote(larger, safe="")
     same = f"/runs/new?from={found.run_id}&base_model={name}"
     assert found.plan is not None, "without a plan no larger model is known"
-    known = datasets_of(found.context, found.caller, found.plan).get(found.plan.data.train.sha256)
-    if known is None:  # rows that are no dataset of the project: the guided run cannot choose them
+    names = datasets_of(found.context, found.caller, found.plan)
+    known = names.get(found.plan.data.train.sha256)
+    # The guided run chooses rows of datasets alone, and held-out rows only from the same split.
+    if known is None or not _has_guided_held_out(found.context, found.plan, names):
         return [NextStep(label, same, "train"), NextStep("Show all base models", "/models?show=base", "read")]
     query = urlencode({"dataset": known.dataset_id, "version": known.version, "base_model": larger})
     return [
@@ -115,6 +118,26 @@ def _larger_base(found: _Found) -> list[NextStep]:
         NextStep("Same settings, larger model", same, "train"),
         NextStep("Show all base models", "/models?show=base", "read"),
     ]
+
+
+def _has_guided_held_out(context: Context, plan: Plan, names: Mapping[str, DatasetName]) -> bool:
+    """Whether a guided run with the training rows of a plan is evaluated on the held-out rows of that plan.
+
+    Args:
+        context: The home.
+        plan: Of a run.
+        names: The datasets that hold its files, by the digest of the file.
+    """
+    held_out = plan.data.held_out
+    other = None if held_out is None else names.get(held_out.sha256)
+    if other is None or isinstance(plan.recipe.data.held_out, float):  # a share is taken again
+        return True
+    found = [
+        next((one.details for one in context.datasets.versions(name.dataset_id) if one.number == name.version), {})
+        for name in (names[plan.data.train.sha256], other)
+    ]
+    train, judging = ((details.get("of"), details.get("split")) for details in found)
+    return train[1] is not None and train == judging
 
 
 def _next_larger(context: Context, caller: Caller, num_parameters: int) -> str | None:

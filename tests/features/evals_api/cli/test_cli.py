@@ -38,6 +38,22 @@ def test_a_suite_is_written_and_named(
     assert main(["evals", "import", str(tmp_path / "none.json")]) == 2
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_progress_goes_to_stderr(tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    """Each eval is counted, and the answer alone is on stdout."""
+    file, rows, out = tmp_path / "evals.json", tmp_path / "rows.jsonl", tmp_path / "out"
+    file.write_text(json.dumps([EVAL, EVAL | {"name": "Long"}]))
+    rows.write_text('{"item": {"q": "a"}}\n')
+    options = ["--data", str(rows), "--prompt", "q", "--out", str(out), *(["--json"] if as_json else [])]
+    assert main(["evals", "import", str(file), *options]) == 0
+    shown = capsys.readouterr()
+    assert "Importing evals: 0/2 evals (0%)" in shown.err
+    assert "Importing evals: 2/2 evals (100%)" in shown.err
+    assert "Importing evals" not in shown.out
+    if as_json:
+        assert len(json.loads(shown.out)["suites"]) == 2
+
+
 def test_a_file_in_another_encoding_is_a_wrong_request(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "eval.json").write_bytes(json.dumps(EVAL | {"name": "Kürze"}, ensure_ascii=False).encode("cp1252"))
     assert main(["evals", "import", str(tmp_path / "eval.json")]) == 2

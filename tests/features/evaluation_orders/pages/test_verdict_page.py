@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from html import unescape
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,6 +16,7 @@ from luthier.core.access import Caller
 from luthier.core.evaluation import Evaluation, LabelConfidence, Metric, SystemResult
 from luthier.core.evaluation_plan import Prompting, ShownTurn
 from luthier.features.datasets.service import create_dataset, keep_rows
+from luthier.features.run_drafts.choices import fork, rows_of
 from luthier.features.runs.entries_store import DatasetName
 from luthier.platform.auth.service import create_project
 from luthier.platform.home.context import Context
@@ -174,6 +176,41 @@ def test_a_larger_base_model_of_this_machine_is_offered_with_the_run_to_fork(
         f"/runs/new?from={run_id}&base_model=big",
         "/models?show=base",
     ]
+
+
+@pytest.mark.parametrize("is_split", [True, False])
+def test_a_larger_model_is_trained_with_the_same_held_out_rows(
+    home: Context, browser: Browser, monkeypatch: pytest.MonkeyPatch, is_split: bool
+) -> None:
+    """Rows that no split has made, such as those of a workflow, are found by the form of the forked run alone."""
+    monkeypatch.setattr("luthier.features.runs.next_steps._next_larger", lambda *_: "big")
+    run_id = keep(home, CASES["larger_base"][0])
+    files = {
+        side: keep_rows(home, Caller(), [json.dumps({"prompt": side, "completion": "c"}).encode()], f"{side}.jsonl")
+        for side in ("train", "held_out")
+    }
+    of = {"dataset_id": "data-1", "name": "Docs", "version": 1}
+    for (side, file), name in zip(files.items(), ("Docs-train", "Docs-held-out"), strict=True):
+        details = {"of": of, "side": side, "split": {"seed": 0}} if is_split else {"side": side}
+        create_dataset(home, Caller(), name, file, origin="split" if is_split else "upload", details=details)
+    plan = make_plan(train_sha256=files["train"].sha256)
+    held_out = plan.data.train.model_copy(update={"split": "held_out", "sha256": files["held_out"].sha256})
+    data = plan.recipe.data.model_copy(update={"train": "train.jsonl", "held_out": "held_out.jsonl"})
+    recipe = plan.recipe.model_copy(update={"data": data})
+    plan = plan.model_copy(
+        update={"recipe": recipe, "data": plan.data.model_copy(update={"held_out": held_out, "sources": ()})}
+    )
+    monkeypatch.setattr(type(home.runs), "plan", lambda *_: plan)
+    box = unescape(action_of(browser("read", "train").get(PAGE).text))
+    (first,) = re.findall(r'<a class="button primary" href="([^"]*)">Train big<', box)
+    chosen = fork(home, Caller(), run_id).keys["data"]
+    if is_split:
+        query = dict(parse_qsl(urlsplit(first).query))
+        assert query["base_model"] == "big"
+        chosen = rows_of(home, Caller(), query["dataset"], int(query["version"])).data
+    else:
+        assert first == f"/runs/new?from={run_id}&base_model=big"
+    assert {side: chosen[side] for side in files} == {side: file.file_id for side, file in files.items()}
 
 
 def test_who_may_only_read_gets_the_advice_without_the_buttons(home: Context, browser: Browser) -> None:
