@@ -9,7 +9,7 @@ from tests.fixtures.service import write_rows
 
 from luthier.core.access import Caller
 from luthier.features.datasets import service as datasets
-from luthier.features.workflows.quickstart.stored_rows import store_rows
+from luthier.features.workflows.quickstart.rows import store_rows
 from luthier.platform.home.context import Context
 
 ME = Caller()

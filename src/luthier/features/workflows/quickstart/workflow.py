@@ -35,7 +35,7 @@ from luthier.core.workflows.pipeline import Pipeline
 from luthier.features.recipes.schema import LINE, write_schema
 from luthier.features.training import service as training
 from luthier.features.training.service import ShowPlan, TrainOutcome
-from luthier.features.workflows.quickstart.stored_rows import store_rows
+from luthier.features.workflows.quickstart.rows import store_rows, write_python_rows
 from luthier.platform.home.context import Context
 from luthier.platform.workflows.engine import (
     PausedError,
@@ -191,7 +191,6 @@ def forecast_seconds(size: Size, structure: Structure, hardware: Hardware, load:
 
 
 BASE_MODEL: Final = DEFAULT_BASE_MODEL
-_VALIDATION, _HELD_OUT, _SEED = 0.1, 0.15, 0
 
 
 class QuickstartSpec(FrozenModel):
@@ -279,28 +278,24 @@ ShowData = Callable[[QuickstartData, "DataPreview"], None]
 
 def write_quickstart_data(context: Context, *, chosen: ChosenSize) -> QuickstartData:
     """Build rows from the standard library, split them by module, and write files and recipe into the home."""
-    from luthier.ml.data.documents.python_docs import build_python_docs, split_python_docs
-    from luthier.ml.data.rows.outputs import write_rows
-
     size = chosen.size
-    docs = build_python_docs(
-        progress=context.progress,
-        max_rows=size.num_rows,
-        # Rows are chosen by characters, as counting tokens would first need the tokenizer.
-        max_characters=None if size.max_tokens >= FULL.max_tokens else size.max_characters,
-    )
-    parts = split_python_docs(docs.rows, validation=_VALIDATION, held_out=_HELD_OUT, seed=_SEED)
     # One folder for all quickstarts: the same rows are written again, and only the newest continues.
     folder = context.home / "quickstart"
     folder.mkdir(parents=True, exist_ok=True)
-    counts = {split: write_rows(rows, folder / f"{split}.jsonl") for split, rows in parts.items()}
+    num_rows, num_left_out = write_python_rows(
+        folder,
+        max_rows=size.num_rows,
+        # Rows are chosen by characters, as counting tokens would first need the tokenizer.
+        max_characters=None if size.max_tokens >= FULL.max_tokens else size.max_characters,
+        progress=context.progress,
+    )
     recipe_path = folder / "recipe.yaml"
     recipe_path.write_text(LINE + recipe_text(quickstart_recipe(size)), encoding="utf-8")
     write_schema(folder)
     return QuickstartData(
         folder=folder,
-        num_rows={str(split): num for split, num in counts.items()},
-        num_left_out=dict(docs.num_left_out),
+        num_rows=num_rows,
+        num_left_out=num_left_out,
         recipe_path=recipe_path,
         chosen=chosen,
     )

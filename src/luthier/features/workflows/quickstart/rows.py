@@ -1,4 +1,7 @@
-"""The rows of a quickstart as datasets of the project, which the pages of its run and the form of a new one find."""
+"""The rows of a quickstart: docstrings of this machine's own Python, in files and as datasets of the project.
+
+The pages of its run and the form of a new one find the datasets.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Final
 
 from luthier.core.access import Caller
 from luthier.core.ids import sha256_file
+from luthier.core.ports import Progress
 from luthier.features.datasets import service as datasets
 from luthier.features.datasets.derived_versions import SIDES
 from luthier.platform.home.context import Context
@@ -16,6 +20,30 @@ _NAME: Final = "Python documentation"
 _NOTE: Final = "docstrings of this machine's own Python, by luthier quickstart"
 _MARK: Final = "quickstart"
 _BLOCK: Final = 1 << 20
+_VALIDATION, _HELD_OUT, _SEED = 0.1, 0.15, 0
+
+
+def write_python_rows(
+    folder: Path, *, max_rows: int | None, max_characters: int | None, progress: Progress
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Build rows from the standard library, split them by module, and write a file of each side.
+
+    Args:
+        folder: Where `train.jsonl` and so on are written; it exists.
+        max_rows: Of all sides together; None for all.
+        max_characters: Of a row; longer ones are left out. None for no limit.
+        progress: Shows the building.
+
+    Returns:
+        The number of rows by side, and how many were left out by reason.
+    """
+    from luthier.ml.data.documents.python_docs import build_python_docs, split_python_docs
+    from luthier.ml.data.rows.outputs import write_rows
+
+    docs = build_python_docs(progress=progress, max_rows=max_rows, max_characters=max_characters)
+    parts = split_python_docs(docs.rows, validation=_VALIDATION, held_out=_HELD_OUT, seed=_SEED)
+    counts = {str(side): write_rows(rows, folder / f"{side}.jsonl") for side, rows in parts.items()}
+    return counts, dict(docs.num_left_out)
 
 
 def store_rows(context: Context, caller: Caller, folder: Path, sides: Iterable[str]) -> None:
