@@ -24,8 +24,8 @@ daemon = threading.Thread(target=threading.Event().wait, daemon=True)
 def main():
     thread.start()
     daemon.start()
-    threading.Timer(0.01, gate.set).start()
     print("main")
+    threading.Timer(0.01, gate.set).start()
     ENDING
 
 run_to_end(main)
