@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def test_layers_of_a_run_learn_its_logits_and_are_judged_beside_it(
     assert student.verdict.word in ("worth it", "not worth it", "not settled")
     assert any("of the teacher's" in reason for reason in student.verdict.reasons)
     page = Path(str(student.report_path)).read_text()
-    assert student.verdict.headline in page.replace("&#39;", "'")
+    assert student.verdict.headline in unescape(page)
     assert page.count("<svg") >= 1
     kept = cache.read(context.settings.models_folder / cache_name(context, student.student_model))
     assert kept is not None
