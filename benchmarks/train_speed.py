@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Speed and memory of LoRA training against TRL or LLaMA-Factory, interleaved on the same rows.
+"""Speed and memory of LoRA training against TRL, LLaMA-Factory or LitGPT, interleaved on the same rows.
 
-    python benchmarks/train_speed.py [--against trl|llama-factory] [--rows wikisql|long] [--pairs 3]
+    python benchmarks/train_speed.py [--against trl|llama-factory|litgpt] [--rows wikisql|long] [--pairs 3]
 
 Each pair runs the peer (in an environment of its own, made on first use under .bench/) and Luthier one after the other,
 each in a fresh process: rank 16, alpha 32, no dropout, all linear layers, batch 8, one epoch, linear decay from 2e-4.
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import litgpt_peer
 import llama_factory
 from machine import Finished, describe, luthier_command, peer_python, run_json
 from rows import long_rows, wikisql_rows, write_jsonl
@@ -29,7 +30,7 @@ MODEL = "smollm2-135m-instruct"
 def main() -> None:
     """Run the pairs and print the document."""
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_argument("--against", choices=["trl", "llama-factory"], default="trl")
+    cli.add_argument("--against", choices=["trl", "llama-factory", "litgpt"], default="trl")
     cli.add_argument("--rows", choices=["wikisql", "long"], default="wikisql")
     cli.add_argument("--pairs", type=int, default=3)
     cli.add_argument("--num-examples", type=int, default=128)
@@ -65,6 +66,9 @@ def _peer(args: argparse.Namespace, model: Path, rows: Path) -> Callable[[], Fin
     if args.against == "llama-factory":
         python = llama_factory.python_of(args.work / "peer_llamafactory")
         return lambda: llama_factory.train(python, model, rows, args.num_examples, args.work)
+    if args.against == "litgpt":
+        python = litgpt_peer.python_of(args.work / "peer_litgpt")
+        return lambda: litgpt_peer.train(python, model, rows, args.num_examples, args.work)
     python = peer_python(args.work / "peer")
     return lambda: _trl(python, args, model, rows)
 
