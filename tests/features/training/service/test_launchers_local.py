@@ -28,7 +28,7 @@ from luthier.features.training.launchers.local import MAX_RESTARTS, Answers, Loc
 from luthier.features.training.service import TrainOutcome, resume, train
 from luthier.ml.training.distributed import World
 from luthier.platform.home.context import Context
-from luthier.testing.records import make_plan
+from luthier.testing.records import make_plan, make_step
 from luthier.testing.world import in_world
 
 MakeRecipe = Callable[..., Path]
@@ -165,6 +165,35 @@ def test_processes_that_end_at_a_wish_to_stop_are_not_started_again(context: Con
     assert (outcome.record.status, outcome.record.stop_cause, launcher.num_starts) == ("paused", "interrupted", 1)
     assert outcome.record.stopped_because == "SIGINT received"
     assert [e for e in context.runs.events(outcome.record.run_id) if isinstance(e, WarningRaised)] == []
+
+
+def test_the_death_of_a_process_between_two_checkpoints_stays_among_the_events(context: Context, recipe: Path) -> None:
+    """The next attempt drops the events after its checkpoint, and trains those steps again; it dies no second time."""
+
+    class Dying(LocalLauncher):
+        """Its first processes die after step 3, whose checkpoint is not on the disk yet."""
+
+        num_starts = 0
+
+        def _attempt(self, *arguments: Any) -> _Attempt:
+            context, run_id, _plan, emit, _stop_requested, bar = arguments
+            self.num_starts += 1
+            if self.num_starts > 1:
+                emit(RunStarted(from_step=2, num_steps=50))
+                os.kill(os.getpid(), signal.SIGINT)
+                return _Attempt(Answers(emit, bar), died="the process of rank 0 was ended by SIGINT")
+            (context.settings.run_folder(run_id) / "checkpoints" / "step-00000002").mkdir(parents=True)
+            emit(RunStarted(from_step=0, num_steps=50))
+            for step in (1, 2, 3):
+                emit(make_step(step))
+            return _Attempt(Answers(emit, bar), died="the process of rank 1 was ended by SIGKILL")
+
+    run_id = run(context, recipe, Dying(2)).record.run_id
+    events = context.runs.events(run_id)
+    assert [event.step for event in events if isinstance(event, StepDone)] == [1, 2]
+    (warning,) = [event for event in events if isinstance(event, WarningRaised)]
+    assert (warning.step, warning.code) == (2, "process_died")
+    assert warning.message.startswith("the process of rank 1 was ended by SIGKILL after step 3")
 
 
 def test_a_batch_that_two_do_not_divide_is_refused_before_anything_begins(

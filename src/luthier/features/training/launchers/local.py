@@ -151,6 +151,14 @@ def _unbilled_seconds(job: dict[str, Any], folder: Path) -> float:
     return max(0.0, time.time() - float(job["began"]))
 
 
+def _newest_checkpoint(context: Context, run_id: str) -> int:
+    """The step from which a run continues; 0 before its first checkpoint."""
+    from luthier.ml.training.checkpoint import CheckpointStore
+
+    folder = context.settings.run_folder(run_id) / "checkpoints"
+    return max(CheckpointStore(folder, num_kept=1).steps(), default=0)
+
+
 def _or_orphaned(stop_requested: Callable[[], str | None]) -> Callable[[], str | None]:
     """The stop request, also set if the parent has exited: no one would receive the messages."""
     is_there = facilities.starter_lives(os.getppid())
@@ -249,7 +257,8 @@ class LocalLauncher:
                         "devices or a smaller training.micro_batch_tokens help. Then resume the run",
                     )
                 message = f"{attempt.died} after step {step}: all continue from the newest checkpoint"
-                emit(WarningRaised(step=step, code="process_died", message=message))
+                # At the step of that checkpoint: the next attempt drops all events after it.
+                emit(WarningRaised(step=_newest_checkpoint(context, run_id), code="process_died", message=message))
         meter.take_up()
         meter.refused_by = answers.refused_by  # type: ignore[assignment]
         return answers.result
