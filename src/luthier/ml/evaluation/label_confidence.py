@@ -26,10 +26,9 @@ from luthier.ml.evaluation.metrics.calibration import (
     expected_calibration_error,
     group_numbers,
     reliability_bins,
-    risk_coverage_curve,
-    selective_accuracy,
 )
 from luthier.ml.evaluation.metrics.classification import Labelling, labels_in
+from luthier.ml.evaluation.metrics.selective import risk_coverage_curve, selective_accuracy
 from luthier.ml.evaluation.statistics.intervals import Interval
 
 Array = NDArray[np.float64]
@@ -104,9 +103,9 @@ def label_confidence(
     found = LabelConfidence(
         system=system,
         num_labels=len(labelling.labels),
-        calibration_error=_metric(expected_calibration_error(probabilities, own), "0 to 1"),
+        calibration_error=_metric(expected_calibration_error(probabilities, own, clusters=clusters), "0 to 1"),
         brier=_metric(brier_score(probabilities, own, clusters=clusters), "0 to 2"),
-        bins=reliability_bins(probabilities, own),
+        bins=reliability_bins(probabilities, own, clusters=clusters),
         confidence=tuple(confidence.tolist()),
         is_right=tuple(bool(right) for right in is_right),
         groups=() if clusters is None else group_numbers(clusters),

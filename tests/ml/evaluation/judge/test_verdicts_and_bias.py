@@ -66,6 +66,16 @@ def test_a_judge_that_prefers_length_is_seen():
     assert "J prefers longer answers" in " ".join(bias_sentences("J", bias))
 
 
+def test_pairs_of_one_source_count_together():
+    found = verdicts(lambda a, b: "AB"[a.startswith("good") != ((len(a) + len(b)) % 3 > 0)])
+    stats = np.repeat(pair_statistics(PAIRS, found), 9, axis=0)
+    alone, copied = bias_of(stats[::9]), bias_of(stats, clusters=[place // 9 for place in range(len(stats))])
+    for name in ("flipped", "first_shown", "length"):
+        one, other = getattr(alone, name), getattr(copied, name)
+        assert other.value == pytest.approx(one.value)
+        assert other.high - other.low > 0.7 * (one.high - one.low)
+
+
 def test_equal_answers_tie_and_nobody_is_asked():
     def refuse(prompt):
         raise AssertionError(prompt)

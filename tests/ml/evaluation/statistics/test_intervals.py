@@ -31,9 +31,11 @@ def interval(values, seed=0, num_resamples=2_000, bounds=REAL_LINE):
     return bootstrap_interval(stats, mean_of_sums, bounds=bounds, seed=seed, num_resamples=num_resamples)
 
 
-def paired(a, b, seed=0, num_resamples=2_000, bounds=REAL_LINE):
+def paired(a, b, seed=0, num_resamples=2_000, bounds=REAL_LINE, clusters=None):
     a, b = mean_statistics(a), mean_statistics(b)
-    return paired_bootstrap(a, b, mean_of_sums, bounds=bounds, seed=seed, num_resamples=num_resamples)
+    return paired_bootstrap(
+        a, b, mean_of_sums, bounds=bounds, seed=seed, num_resamples=num_resamples, clusters=clusters
+    )
 
 
 def test_the_interval_of_a_mean_is_that_of_normal_theory():
@@ -413,3 +415,13 @@ def test_one_row_or_one_source_says_next_to_nothing_of_others():
     found = paired_bootstrap(stats, against, mean_of_sums, bounds=UNIT, seed=0, num_resamples=200, clusters=together)
     assert (found.low, found.p_value) == (0.0, 1.0)
     assert found.high > 0.9
+
+
+def test_sources_on_which_two_systems_agree_leave_as_much_open_as_as_many_rows():
+    """Copies of rows within a source are no more evidence that two systems always agree."""
+    alone = paired([1.0] * 20 + [0.0] * 4, [1.0] * 20 + [0.0] * 4, bounds=UNIT)
+    right = [1.0] * 180 + [0.0] * 36
+    together = paired(right, right, bounds=UNIT, clusters=[place // 9 for place in range(216)])
+    assert (together.difference, together.p_value) == (0.0, 1.0)
+    assert (together.low, together.high) == pytest.approx((alone.low, alone.high), abs=1e-6)
+    assert alone.high > 0.1

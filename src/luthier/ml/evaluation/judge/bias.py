@@ -1,9 +1,9 @@
 """Position and length bias of a judge, and the cautions shown with each of its figures.
 
-Everything is a formula over sums of row statistics, so that one bootstrap over rows gives the intervals. Length is
-the correlation of the logarithm of the ratio of lengths (characters) with the points (1, 0.5, 0). A judge that prefers
-long answers may be right, so the same figure of human raters is shown next to it, if there are any. Cautions also
-mention replies without a verdict.
+Everything is a formula over sums of row statistics, so that one bootstrap over rows, or their sources, gives the
+intervals. Length is the correlation of the logarithm of the ratio of lengths (characters) with the points (1, 0.5, 0).
+A judge that prefers long answers may be right, so the same figure of human raters is shown next to it, if there are
+any. Cautions also mention replies without a verdict.
 
 Source: Zheng et al., 2023, arXiv:2306.05685, section 3.3 (position).
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -52,13 +52,26 @@ def people_statistics(pairs: Sequence[Pair], points: Sequence[float]) -> Array:
     return np.array([_length_sums(pair, point) for pair, point in zip(pairs, points, strict=True)]).reshape(-1, 6)
 
 
-def bias_of(stats: Array, *, people: Array | None = None, seed: int = 0) -> JudgeBias | None:
-    """The bias from `pair_statistics`; None without a pair with a verdict."""
+def bias_of(
+    stats: Array, *, people: Array | None = None, seed: int = 0, clusters: Sequence[Hashable] | None = None
+) -> JudgeBias | None:
+    """The bias from `pair_statistics`; None without a pair with a verdict.
+
+    Args:
+        stats: [pairs, 10].
+        people: [pairs, 6], of the same pairs; None where no people rated them.
+        seed: of the resampling.
+        clusters: the source of each pair; None where every pair is its own.
+    """
     total = stats.sum(axis=0)
     if total[0] == 0:
         return None
-    flipped = _estimate(stats, lambda sums: _ratio(sums[..., 1], sums[..., 0], 0.0), UNIT, seed)
-    first = _estimate(stats, lambda sums: _ratio(sums[..., 2], sums[..., 3], 0.5), UNIT, seed) if total[3] else None
+    flipped = _estimate(stats, lambda sums: _ratio(sums[..., 1], sums[..., 0], 0.0), UNIT, seed, clusters)
+    first = (
+        _estimate(stats, lambda sums: _ratio(sums[..., 2], sums[..., 3], 0.5), UNIT, seed, clusters)
+        if total[3]
+        else None
+    )
     # Shares of 0 / 0 in a resample use neutral values: no flip, and one half for the position.
     return JudgeBias(
         num_pairs=int(total[0]),
@@ -66,8 +79,8 @@ def bias_of(stats: Array, *, people: Array | None = None, seed: int = 0) -> Judg
         flipped=flipped,
         num_showings=int(total[3]),
         first_shown=first,
-        length=_length_estimate(stats[:, _NUM_COLUMNS:], seed),
-        people_length=None if people is None else _length_estimate(people, seed),
+        length=_length_estimate(stats[:, _NUM_COLUMNS:], seed, clusters),
+        people_length=None if people is None else _length_estimate(people, seed, clusters),
     )
 
 
@@ -77,12 +90,12 @@ def _length_sums(pair: Pair, points: float) -> tuple[float, ...]:
     return 1.0, x, points, x * points, x * x, points * points
 
 
-def _length_estimate(sums: Array, seed: int) -> Estimate | None:
+def _length_estimate(sums: Array, seed: int, clusters: Sequence[Hashable] | None) -> Estimate | None:
     """None if lengths or preferences do not vary, or there are too few of them."""
     total = sums.sum(axis=0)
     if total[0] < _FEWEST_FOR_LENGTH or min(_variances(total)) <= 1e-12:
         return None
-    return _estimate(sums, _correlation, CORRELATION, seed)
+    return _estimate(sums, _correlation, CORRELATION, seed, clusters)
 
 
 def _variances(sums: Array) -> tuple[Array, Array]:
@@ -105,8 +118,14 @@ def _ratio(above: Array, below: Array, otherwise: float) -> Array:
     return result
 
 
-def _estimate(stats: Array, aggregate: Callable[[Array], Array], bounds: Bounds, seed: int) -> Estimate:
-    return Estimate.of(bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed))
+def _estimate(
+    stats: Array,
+    aggregate: Callable[[Array], Array],
+    bounds: Bounds,
+    seed: int,
+    clusters: Sequence[Hashable] | None,
+) -> Estimate:
+    return Estimate.of(bootstrap_interval(stats, aggregate, bounds=bounds, seed=seed, clusters=clusters))
 
 
 MAX_LEFT_OUT_FRACTION = 0.5

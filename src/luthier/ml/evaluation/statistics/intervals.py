@@ -38,6 +38,7 @@ from luthier.ml.evaluation.statistics.resampling import (
     Aggregate,
     Array,
     Spread,
+    are_counts,
     cluster_sums,
     is_share,
     resampled_sums,
@@ -336,6 +337,9 @@ def difference_of(
     if num_equal and abs(measured) > _SAME * of_differences.width:
         side = Bounds(0.0, of_differences.upper) if measured > 0 else Bounds(of_differences.lower, 0.0)
         ends = _of_equal_rows(measured, num_equal, side)
+    elif num_equal and bounds == UNIT and are_counts(both):
+        # Of sources whose rows are right or wrong: as far as Tango's interval reaches of as many rows in agreement.
+        ends = _of_equal_rows(0.0, num_equal, of_differences)
     return in_agreement(Difference(measured, *ends, p_value, error))
 
 

@@ -246,6 +246,14 @@ def is_share(rows: Array, aggregate: Aggregate) -> bool:
     return math.isclose(float(aggregate(rows.sum(axis=0))), float(rows[:, 0].mean()), abs_tol=1e-12)
 
 
+def are_counts(rows: Array) -> bool:
+    """Whether two systems, [sources, 4], may count right answers and rows: whole numbers, no more right than rows."""
+    if rows.shape[1] != 4 or (rows != np.round(rows)).any():
+        return False
+    right, num = rows[:, ::2], rows[:, 1::2]
+    return bool(((right >= 0) & (right <= num)).all())
+
+
 def share_ends(num_right: float, num_rows: int, tail: float) -> tuple[float, float]:
     """Wilson's interval of a share, leaving out `tail` at each side.
 

@@ -7,7 +7,7 @@ cautions once all systems have been judged, from the same kind object that gave 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from luthier.core.errors import DataError, RequestError, RowProblem
 from luthier.core.ports import Engine, Progress
 from luthier.core.records.calibration import NoVerdictKind
-from luthier.core.results.suite import Criterion, PairwiseTask, RubricTask, TaskFigures
+from luthier.core.results.suite import Criterion, PairwiseTask, RubricTask, TaskCommon, TaskFigures
 from luthier.ml.evaluation.judge.bias import bias_of, bias_sentences, check_missing, missing_sentence, pair_statistics
 from luthier.ml.evaluation.judge.verdicts import (
     CALIBRATED_CRITERION,
@@ -42,10 +42,13 @@ class _Judge:
         name: its name in sentences.
         progress: shows its replies.
         what: what it judges, such as "pairs".
+        clusters: the source of each row; None where every row is its own.
     """
 
-    def __init__(self, engine: Engine, name: str, progress: Progress, what: str) -> None:
-        self.engine, self.name, self.progress, self.what = engine, name, progress, what
+    def __init__(
+        self, engine: Engine, name: str, progress: Progress, what: str, clusters: Sequence[Hashable] | None
+    ) -> None:
+        self.engine, self.name, self.progress, self.what, self.clusters = engine, name, progress, what, clusters
         self.num_asked = 0
         self.missing: Counter[NoVerdictKind] = Counter()
         self.bias = np.zeros((0, 10))
@@ -63,7 +66,7 @@ class _Judge:
 
     def cautions(self) -> tuple[str, ...]:
         lost = missing_sentence(self.name, self.num_asked, self.missing, self.what)
-        bias = bias_of(self.bias) if len(self.bias) else None
+        bias = bias_of(self.bias, clusters=self.clusters) if len(self.bias) else None
         return (*bias_sentences(self.name, bias), *(() if lost is None else (lost,)))
 
 
@@ -179,13 +182,13 @@ class Pairwise:
         """None: the systems write."""
         return ()
 
-    def metrics(self, task: PairwiseTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
+    def metrics(self, task: PairwiseTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:
         """The win rate.
 
         Raises:
             RequestError: without a judge.
         """
-        self._judge = _judge_of(task.name, resources, "pairs")
+        self._judge = _judge_of(task, rows, resources, "pairs")
         return [WinRate(task.criterion, self._judge)]
 
     def figures(self, task: PairwiseTask, observed: Observations) -> TaskFigures | None:  # noqa: ARG002
@@ -215,13 +218,13 @@ class Rubric:
         """None: the systems write."""
         return ()
 
-    def metrics(self, task: RubricTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:  # noqa: ARG002
+    def metrics(self, task: RubricTask, rows: Sequence[TaskRow], resources: Resources) -> list[MetricDefinition]:
         """A score for each criterion.
 
         Raises:
             RequestError: without a judge.
         """
-        self._judge = _judge_of(task.name, resources, "answers")
+        self._judge = _judge_of(task, rows, resources, "answers")
         scores = _Scores(task.criteria, self._judge)
         return [RubricScore(criterion, scores) for criterion in task.criteria]
 
@@ -234,14 +237,15 @@ class Rubric:
         return (_OPINION, *(self._judge.cautions() if self._judge else ()))
 
 
-def _judge_of(task: str, resources: Resources, what: str) -> _Judge:
+def _judge_of(task: TaskCommon, rows: Sequence[TaskRow], resources: Resources, what: str) -> _Judge:
     if resources.judge is None:
         raise RequestError(
-            f"task {task} is decided by a judge, and none is named",
+            f"task {task.name} is decided by a judge, and none is named",
             expected="a model that judges: a base model, a run, a GGUF file, or http(s)://host:port/v1#MODEL",
             do="add --judge MODEL",
         )
-    return _Judge(resources.judge, resources.judge_name or resources.judge.name, resources.progress, what)
+    clusters = None if task.cluster_by is None else [row.example.group for row in rows]
+    return _Judge(resources.judge, resources.judge_name or resources.judge.name, resources.progress, what, clusters)
 
 
 def _check_prompts(task: str, rows: Sequence[TaskRow]) -> None:
